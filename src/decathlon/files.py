@@ -1,0 +1,128 @@
+"""Files that are never half-written: atomic writes, locks that die with their owner, caches, raw data files."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from decathlon.errors import DataError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step, on error it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
+    """Hold an exclusive lock on the file ``path``. The kernel drops it when its last owner dies.
+
+    ``waiting`` is called once when another process has the lock. Yields the file descriptor, which a child
+    process may inherit to hold the lock on.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def cached(path: str | Path, make: Callable[[], T], save: Callable[[T, Path], None], load: Callable[[Path], T]) -> T:
+    """``load(path)`` if it exists; otherwise ``make()`` it once, under a lock, and ``save`` it atomically."""
+    path = Path(path)
+    if not path.exists():
+        with locked(path.with_name(path.name + ".lock")):
+            if not path.exists():
+                value = make()
+                with atomic(path) as temporary:
+                    save(value, temporary)
+    return load(path)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find(root: str | Path, names: Sequence[str]) -> Path | None:
+    """The first of ``names`` that exists in ``root`` or in a direct subfolder of it."""
+    root = Path(root)
+    for name in names:
+        for candidate in [root / name, *sorted(root.glob(f"*/{name}"))]:
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, digest: str | None = None) -> Path:
+    """A raw data file: found under ``root``, or fetched from ``url`` into it and checked by SHA-256.
+
+    Args:
+        root: the data folder; it and its direct subfolders are searched.
+        names: accepted file names, best first; a download is stored under the first name whose suffix is the url's.
+        url: where the file is published, if it can be fetched.
+        digest: the SHA-256 that a *download* must have.
+
+    Raises:
+        DataError: in one line, the file's name and where to put it.
+    """
+    found = find(root, names)
+    if found is not None:
+        return found
+    wanted = " or ".join(names)
+    if url is None:
+        raise DataError(f"{wanted} not found in {root}; put it there (data_dir=...), it cannot be downloaded")
+    suffix = Path(url).suffix
+    target = Path(root) / next((name for name in names if name.endswith(suffix)), names[0])
+    try:
+        with locked(target.with_name(target.name + ".lock")):
+            if not target.exists():
+                with atomic(target) as temporary:
+                    with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as sink:
+                        shutil.copyfileobj(source, sink)
+                    if digest is not None and sha256(temporary) != digest:
+                        raise DataError(f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept")
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise DataError(f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); "
+                        f"download it and put it at {target}") from error
+    return target
