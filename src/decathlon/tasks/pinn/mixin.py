@@ -17,8 +17,6 @@ from decathlon.tasks.pinn.operators.base import Operator
 from decathlon.tasks.pinn.schedule import Schedule, constant
 from decathlon.tasks.pinn.weightings import Weighting
 
-_ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
-
 
 class ConflictFreeMixin:
     """Gives a LightningModule one optimisation step for several losses, by any method config.
@@ -86,10 +84,10 @@ class ConflictFreeMixin:
             self._optimizer: Optimizer = self._method
             if own:
                 rate = lr if head_lr is None else head_lr
-                self._head_optimizer = torch.optim.Adam(own, lr=rate, foreach=True, **_ADAM)
+                self._head_optimizer = torch.optim.Adam(own, lr=rate, foreach=True)
             self._backward: Backward | None = None
         else:
-            self._optimizer = torch.optim.Adam([*shared, *own], lr=lr, foreach=True, **_ADAM)
+            self._optimizer = torch.optim.Adam([*shared, *own], lr=lr, foreach=True)
             self._backward = Backward(shared, self._method, own)
         self._heads = own
         self._probe = Backward(shared, _Nothing())
@@ -98,12 +96,16 @@ class ConflictFreeMixin:
         """The optimizer of the shared parameters, and under M-ConFIG that of the heads."""
         return [self._optimizer] if self._head_optimizer is None else [self._optimizer, self._head_optimizer]
 
-    def conflict_step(self, losses: Mapping[str, Loss]) -> dict[str, Tensor]:
+    def conflict_step(
+        self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
         """One optimisation step.
 
         Args:
             losses: name -> scalar tensor, or function returning one, for every loss of ``setup_conflict``.
                 M-ConFIG evaluates only the functions whose turn it is.
+            again: returns all the losses on the same batch after the step; FAMO needs it where the losses are
+                tensors and not functions.
 
         Returns:
             Detached scalars: name -> value for the losses that were evaluated, and every ``log_every`` steps
@@ -121,7 +123,7 @@ class ConflictFreeMixin:
         if self._backward is None:
             found, extra = self._momentum_step(losses, measured)
         else:
-            found, extra = self._plain_step(losses, measured)
+            found, extra = self._plain_step(losses, measured, again)
         if before is not None:
             extra.update(self._cosines("cos_step", before - self._probe.flat.copy()))
         elif self._timing():
@@ -136,7 +138,7 @@ class ConflictFreeMixin:
         return self._seconds / self._timed if self._timed else float("nan")
 
     def _timing(self) -> bool:
-        """Whether this step is timed: every one on the CPU, every 50th on a GPU, where it means waiting for it."""
+        """Whether this step is timed: all on the CPU, every 50th on a GPU, which must be waited for."""
         if not self._probe.flat.parameters[0].is_cuda:
             return self.conflict_steps >= 2
         if self.conflict_steps % 50 == 49:
@@ -148,33 +150,28 @@ class ConflictFreeMixin:
         return False
 
     def _plain_step(
-        self, losses: Mapping[str, Loss], measured: bool
+        self,
+        losses: Mapping[str, Loss],
+        measured: bool,
+        again: Callable[[], Mapping[str, Tensor]] | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self._backward is not None
         weighting = self._backward.operator if isinstance(self._backward.operator, Weighting) else None
         given: Mapping[str, Loss] = losses
         if measured and weighting is not None and not weighting.needs_gradients:
-            given = {name: evaluate(loss) for name, loss in losses.items()}
-            self._probe.gradients = self._probe.flat.zeros(len(losses))
-            for row, loss in zip(self._probe.gradients, given.values()):
-                self._probe.flat.gradient(loss, row, retain_graph=True)
-            average(self._probe.gradients)
-        values = self._backward(given)
-        found = dict(zip(self.loss_names, values))
+            given = self._probed(losses)
+        found = dict(zip(self.loss_names, self._backward(given)))
         extra: dict[str, Tensor] = {}
         if measured:
             if self._backward.gradients is not None:
                 self._probe.gradients = self._backward.gradients
-            raw = torch.cat([p.grad.reshape(-1) for p in self._probe.flat.parameters if p.grad is not None])
-            extra = self._cosines("cos_raw", raw)
+            grads = [p.grad.reshape(-1) for p in self._probe.flat.parameters if p.grad is not None]
+            extra = self._cosines("cos_raw", torch.cat(grads))
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._probe.flat.parameters, self._clip_norm)
         self._stepped().step()
         if weighting is not None and weighting.needs_after_step:
-            with torch.no_grad():
-                after = torch.stack([self._again(name, losses[name]) for name in self.loss_names])
-            average(after)
-            weighting.after_step(after)
+            weighting.after_step(self._losses_again(losses, again))
         return found, extra
 
     def _momentum_step(
@@ -182,17 +179,14 @@ class ConflictFreeMixin:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         optimizer = self._optimizer
         assert isinstance(optimizer, MConFIG)
-        if self._heads or measured:
-            losses = {name: evaluate(loss) for name, loss in losses.items()}
         if measured:
-            self._probe.gradients = self._probe.flat.zeros(len(losses))
-            for row, loss in zip(self._probe.gradients, losses.values()):
-                self._probe.flat.gradient(loss, row, retain_graph=True)
-            average(self._probe.gradients)
+            losses = self._probed(losses)
         if self._head_optimizer is not None:
+            tensors = {name: evaluate(loss) for name, loss in losses.items()}
+            losses = tensors
             flat = Flat(self._heads)
             row = flat.zeros()
-            flat.gradient(torch.stack(list(losses.values())).sum(), row, retain_graph=True)
+            flat.gradient(torch.stack(list(tensors.values())).sum(), row, retain_graph=True)
             average(row)
             flat.assign(row)
         values = optimizer.refresh(losses)
@@ -202,6 +196,15 @@ class ConflictFreeMixin:
         found = {self.loss_names[i]: value for i, value in sorted(values.items())}
         return found, self._cosines("cos_raw", optimizer.direction) if measured else {}
 
+    def _probed(self, losses: Mapping[str, Loss]) -> dict[str, Tensor]:
+        """Evaluate all losses and take their gradients for the cosines only; the graphs are kept."""
+        tensors = {name: evaluate(loss) for name, loss in losses.items()}
+        self._probe.gradients = self._probe.flat.zeros(len(tensors))
+        for row, loss in zip(self._probe.gradients, tensors.values()):
+            self._probe.flat.gradient(loss, row, retain_graph=True)
+        average(self._probe.gradients)
+        return tensors
+
     def _stepped(self) -> Any:
         """The optimizer as Lightning wraps it (it counts the steps); the bare one outside a Trainer."""
         if getattr(self, "_trainer", None) is None:
@@ -209,12 +212,19 @@ class ConflictFreeMixin:
         wrapped = self.optimizers()  # type: ignore[attr-defined]
         return wrapped[0] if isinstance(wrapped, list) else wrapped
 
-    def _again(self, name: str, loss: Loss) -> Tensor:
-        if not callable(loss):
-            raise ValueError(
-                f"this method evaluates the losses again after the step: give {name} as a function"
-            )
-        return evaluate(loss)
+    @torch.no_grad()
+    def _losses_again(
+        self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None
+    ) -> Tensor:
+        if again is not None:
+            values = list(again().values())
+        elif all(callable(loss) for loss in losses.values()):
+            values = [evaluate(loss) for loss in losses.values()]
+        else:
+            raise ValueError("this method needs the losses again after the step: give again= or functions")
+        stacked = torch.stack(values)
+        average(stacked)
+        return stacked
 
     def _cosines(self, label: str, vector: Tensor) -> dict[str, Tensor]:
         gradients = self._probe.gradients
@@ -230,7 +240,7 @@ class ConflictFreeMixin:
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the step counter, the timing and the operator's state (M-ConFIG's is in its optimizer state)."""
+        """Add the step counter, the timing and the operator's state (M-ConFIG's is its optimizer's)."""
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         state: dict[str, Any] = {
             "steps": self.conflict_steps,

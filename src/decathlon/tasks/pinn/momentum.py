@@ -108,8 +108,10 @@ class MConFIG(Optimizer):
         """
         if callable(closure):
             with torch.enable_grad():
-                closure = closure()
-        values = {} if closure is None else self.refresh(closure)
+                losses = closure()
+        else:
+            losses = closure
+        values = {} if losses is None else self.refresh(losses)
         self._update()
         return values
 
@@ -212,8 +214,8 @@ class MConFIG(Optimizer):
             self._scratch = self.flat.zeros()
         return self._scratch
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        """Parameter groups, momenta, counters and the operator's state: all that a bit-equal continuation needs."""
+    def state_dict(self) -> dict[str, Any]:
+        """All that a bit-equal continuation needs: groups, momenta, counters, the operator's state."""
         state = super().state_dict()
         state["momentum"] = {
             **{name: value.clone() for name, value in self._buffers.items()},
@@ -222,7 +224,7 @@ class MConFIG(Optimizer):
         state["operator"] = self.operator.state_dict()
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what ``state_dict`` returned.
 
         Raises:

@@ -35,7 +35,7 @@ class Selection:
                 self._state[kind] = reading
 
     def results(self, name: str) -> dict[str, float]:
-        """``name_final``, ``name_best``, ``name_selected`` and the steps of the last two; empty before ``add``."""
+        """``name_final``, ``name_best``, ``name_selected``, the steps of the last two; {} before ``add``."""
         found: dict[str, float] = {}
         for kind, reading in self._state.items():
             found[f"{name}_{kind}"] = reading["value"]

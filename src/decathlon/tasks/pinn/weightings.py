@@ -1,5 +1,8 @@
 """Loss weightings: one number for each loss; the update is the gradient of the weighted sum."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,7 +41,7 @@ class SI(Weighting):
 
 
 class RLW(Seeded, Weighting):
-    """Random loss weighting (Lin et al., TMLR 2022): ``w = softmax(z)``, z standard normal, new at each step."""
+    """Random loss weighting (Lin et al., TMLR 2022): ``w = softmax(z)``, z normal, new at each step."""
 
     def __call__(self, losses: Tensor, gradients: Tensor | None = None) -> Tensor:
         return torch.randn(len(losses), generator=self.generator()).softmax(dim=0).to(losses)
@@ -65,7 +68,7 @@ class _Ascent(Stateful):
 
 
 class _Learned(Weighting):
-    """A weighting with a vector learned by Adam; the vector is made when the number of losses is first known."""
+    """A weighting with a vector learned by Adam; it is made when the number of losses is known."""
 
     start = 0.0
 
@@ -81,11 +84,11 @@ class _Learned(Weighting):
                 setattr(self.learned, name, getattr(self.learned, name).to(losses.device))
         return self.learned
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         learned = {} if self.learned is None else self.learned.state_dict()
         return {**super().state_dict(), **learned}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         own = {name: state[name] for name in self.state_names}
         super().load_state_dict(own)
         rest = {name: value for name, value in state.items() if name not in own}

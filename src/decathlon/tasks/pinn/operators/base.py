@@ -11,7 +11,7 @@ _RANGE = (1e-24, 1e24)
 
 
 class Stateful:
-    """State as tensors and numbers, by attribute name, so that a checkpoint holds it with ``weights_only=True``."""
+    """State as tensors and numbers, by attribute name, so that checkpoints load with ``weights_only``."""
 
     state_names: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class Seeded(Stateful):
     numbers.
     """
 
-    state_names = ("calls",)
+    state_names: tuple[str, ...] = ("calls",)
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -1,4 +1,4 @@
-"""Operators that choose a combination of the gradients by optimisation: MGDA, CAGrad, Nash-MTL; and the plain sum."""
+"""Combinations of the gradients that are found by optimisation: MGDA, CAGrad, Nash-MTL; and the plain sum."""
 
 import math
 
@@ -16,7 +16,7 @@ class Sum(GramOperator):
 
 
 class MGDA(GramOperator):
-    """Multiple-gradient descent (Désidéri 2012; Sener & Koltun 2018): the shortest vector of the gradients' hull.
+    """Multiple-gradient descent (Désidéri 2012; Sener & Koltun 2018): the shortest vector of the hull.
 
     ``update = sum_i x_i g_i`` with x the minimum of ``x.K x`` over the simplex (K the Gram matrix). With z
     the solution of ``min_{z >= 0} z.(K + 1 1^T) z/2 - sum z``, ``x = z/sum z`` has the same optimality
@@ -87,7 +87,7 @@ class CAGrad(GramOperator):
 
 
 class NashMTL(GramOperator):
-    """Nash bargaining (Navon et al., ICML 2022): ``update = sum_i a_i g_i`` with a > 0 and ``(G G^T) a = 1/a``.
+    """Nash bargaining (Navon et al., ICML 2022): ``sum_i a_i g_i`` with a > 0 and ``(G G^T) a = 1/a``.
 
     That is the optimality condition of the strictly convex ``a.K a/2 - sum log a``, which is solved by damped
     Newton steps to machine precision; the paper's code approximates it by at most 20 convex-concave

@@ -1,12 +1,12 @@
 """ConFIG and its relative IMTL-G: updates that have prescribed cosines with all the gradients."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from decathlon.tasks.pinn.operators.base import GramOperator
+from decathlon.tasks.pinn.operators.base import GramOperator, Stateful
 
 LENGTHS = ("projection", "min", "max", "mean", "geometric", "harmonic")
 _CUTOFF = 1e-10
@@ -14,7 +14,7 @@ _SINGLE_PRECISION_LIMIT = 1e-3
 
 
 class DirectionWeights(Protocol):
-    """Gives direction weights from loss values, as the weightings of ``decathlon.tasks.pinn.weightings`` do."""
+    """Gives direction weights from loss values, as the weightings do."""
 
     def __call__(self, losses: Tensor, gradients: Tensor | None = None) -> Tensor: ...
 
@@ -144,13 +144,13 @@ class ConFIG(_CosineOperator):
             value = len(present) / (1 / present).sum()
         return value.expand_as(norms)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The state of the weighting that gives the direction weights, if there is one."""
-        weighting = self.weighting
-        return {"weighting": weighting.state_dict()} if hasattr(weighting, "state_dict") else {}
+        return {"weighting": self.weighting.state_dict()} if isinstance(self.weighting, Stateful) else {}
 
-    def load_state_dict(self, state: dict) -> None:
-        if state:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
+        if state and isinstance(self.weighting, Stateful):
             self.weighting.load_state_dict(state["weighting"])
 
 
