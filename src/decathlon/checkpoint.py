@@ -20,9 +20,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with files.atomic(path) as temporary:
             torch.save(checkpoint, temporary)
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
@@ -32,9 +30,7 @@ class RandomState(Callback):
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         name, keys, position, has_gauss, cached = np.random.get_state()
         version, internal, gauss = random.getstate()
         checkpoint["random_state"] = {
@@ -50,9 +46,7 @@ class RandomState(Callback):
             "python": [version, list(internal), gauss],
         }
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get("random_state")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,13 +75,9 @@ def checkpoint_callbacks(
     if monitor is not None:
         callbacks.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_top_k=1, **common))
     if every_n_steps is not None:
-        callbacks.append(
-            ModelCheckpoint(save_top_k=0, save_last=True, every_n_train_steps=every_n_steps, **common)
-        )
+        callbacks.append(ModelCheckpoint(save_top_k=0, save_last=True, every_n_train_steps=every_n_steps, **common))
     if epochs:
         callbacks.append(
-            ModelCheckpoint(
-                save_top_k=0, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, **common
-            )
+            ModelCheckpoint(save_top_k=0, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, **common)
         )
     return callbacks

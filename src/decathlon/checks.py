@@ -25,11 +25,7 @@ def check_values(overrides: Sequence[str], cfg: DictConfig) -> None:
         if isinstance(default, str) and "${" in default:
             default = OmegaConf.select(cfg, default[2:-1])
         kind = type(default)
-        if (
-            kind not in _KINDS
-            or (isinstance(value, kind)
-            and not (kind is not bool and isinstance(value, bool)))
-        ):
+        if kind not in _KINDS or (isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))):
             continue
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             continue

@@ -165,20 +165,14 @@ class _Reader:
         if not matching:
             raise ConfigError(f"claim: {'/'.join(labels)} is no cell of the table")
         if len(matching) > 1:
-            raise ConfigError(
-                f"claim: {'/'.join(labels)} is {len(matching)} cells; add the columns in brackets"
-            )
+            raise ConfigError(f"claim: {'/'.join(labels)} is {len(matching)} cells; add the columns in brackets")
         return matching.pop(), metric
 
     @staticmethod
     def _plain(node: ast.expr) -> str:
         if isinstance(node, ast.Constant):
             return canonical(node.value)
-        if (
-            isinstance(node, ast.UnaryOp)
-            and isinstance(node.op, ast.USub)
-            and isinstance(node.operand, ast.Constant)
-        ):
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
             return canonical(-node.operand.value)  # type: ignore[operator]
         if isinstance(node, ast.Name):
             return node.id

@@ -32,18 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="decathlon", description="Lists, tables and data; experiments are `run`."
-    )
+    parser = argparse.ArgumentParser(prog="decathlon", description="Lists, tables and data; experiments are `run`.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the tasks, and for each its datasets, methods and tables")
     listing.add_argument("task", nargs="?", help="only this task, with a line for each entry")
     listing.set_defaults(command=list_tasks)
     table = commands.add_parser("table", help="a table of a paper from the finished jobs, and its claims")
     table.add_argument("experiment", help="for example molpeg/small")
-    table.add_argument(
-        "overrides", nargs="*", help="as given to run -m, for example seed=0,1 or results_dir=..."
-    )
+    table.add_argument("overrides", nargs="*", help="as given to run -m, for example seed=0,1 or results_dir=...")
     table.add_argument("--format", choices=["terminal", "md", "latex", "csv", "json"], default="terminal")
     table.set_defaults(command=print_table)
     data = commands.add_parser("data", help="fetch and check a dataset ahead of time")
@@ -61,9 +57,7 @@ def list_tasks(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.task} is no task; choose {', '.join(catalog.tasks())}")
     for task in [options.task] if options.task else catalog.tasks():
         about = catalog.read(f"task/{task}").get("task", {})
-        console.print(
-            f"[bold]{task}[/bold]  {escape(str(about.get('title', '')))} [dim]{about.get('paper', '')}[/dim]"
-        )
+        console.print(f"[bold]{task}[/bold]  {escape(str(about.get('title', '')))} [dim]{about.get('paper', '')}[/dim]")
         names = {name: catalog.read(f"datasets/{task}/{name}") for name in catalog.datasets(task)}
         embedded = [name for name, config in names.items() if config.get("embedded")]
         download = [name for name in names if name not in embedded]
@@ -71,9 +65,7 @@ def list_tasks(options: argparse.Namespace) -> None:
         _print_names("download", download, names, options.task)
         methods = {name: catalog.read(f"methods/{task}/{name}") for name in catalog.methods(task)}
         _print_names("methods", list(methods), methods, options.task)
-        tables = {
-            name: catalog.read(f"experiment/{name}").get("table", {}) for name in catalog.experiments(task)
-        }
+        tables = {name: catalog.read(f"experiment/{name}").get("table", {}) for name in catalog.experiments(task)}
         _print_names("tables", list(tables), tables, options.task)
 
 

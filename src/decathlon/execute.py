@@ -13,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
@@ -76,9 +76,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     for spec in config["logger"].values():
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
     checkpoint = config["checkpoint"]
-    callbacks: list[Callback] = [
-        _instantiate(spec, "callback") for spec in config["callbacks"].values() if spec
-    ]
+    callbacks: list[Callback] = [_instantiate(spec, "callback") for spec in config["callbacks"].values() if spec]
     callbacks.append(RandomState())
     callbacks += checkpoint_callbacks(
         folder / "checkpoints", checkpoint["monitor"], checkpoint["mode"], checkpoint["every_n_steps"],
@@ -94,9 +92,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     )  # fmt: skip
 
 
-def execute(
-    config: Config, folder: Path, built: tuple[LightningModule, LightningDataModule] | None = None
-) -> Config:
+def execute(config: Config, folder: Path, built: tuple[LightningModule, LightningDataModule] | None = None) -> Config:
     """Run a job to its end and return ``{"metrics", "seconds", "resumed_from_step"}``.
 
     Work that an earlier, interrupted attempt left in ``folder`` is taken up: a finished fit is not repeated, a
@@ -112,9 +108,7 @@ def execute(
             start = time.perf_counter()
             resume = str(last) if last.exists() else None
             if resume:
-                outcome["resumed_from_step"] = torch.load(resume, map_location="cpu", weights_only=True)[
-                    "global_step"
-                ]
+                outcome["resumed_from_step"] = torch.load(resume, map_location="cpu", weights_only=True)["global_step"]
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
             trainer.save_checkpoint(last)  # the last step need not fall on a checkpoint's interval
             fit = {
@@ -149,6 +143,6 @@ def _numbers(trainer: Trainer) -> dict[str, float | None]:
 def _best(trainer: Trainer) -> str | None:
     """The best checkpoint by the monitored metric, or None when nothing is monitored."""
     for callback in trainer.checkpoint_callbacks:
-        if getattr(callback, "monitor", None) and getattr(callback, "best_model_path", ""):
-            return str(callback.best_model_path)
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return callback.best_model_path
     return None

@@ -80,9 +80,7 @@ def _layout(name: str, section: Any) -> Layout:
     try:
         layout = Layout(**section)
     except TypeError as error:
-        raise ConfigError(
-            f"experiment={name}: table section: {str(error).replace('Layout.__init__() ', '')}"
-        ) from None
+        raise ConfigError(f"experiment={name}: table section: {str(error).replace('Layout.__init__() ', '')}") from None
     if not layout.metrics:
         raise ConfigError(f"experiment={name}: table.metrics names no metric")
     return layout
@@ -105,9 +103,7 @@ def _plan(
     names = {"task": job.task, "dataset": job.dataset, "method": job.method}
     keys = set(layout.keys) | {"seed"} | ({layout.tune["key"]} if layout.tune else set())
     values = {key: names[key] if key in names else OmegaConf.select(cfg, key) for key in keys}
-    stray = [
-        o.key_or_group for o in parsed if o.key_or_group not in keys and o.key_or_group not in GROUPS[3:]
-    ]
+    stray = [o.key_or_group for o in parsed if o.key_or_group not in keys and o.key_or_group not in GROUPS[3:]]
     for key in stray:
         values[key] = names.get(key, OmegaConf.select(cfg, key))
     return PlannedJob(job, values)
@@ -143,9 +139,7 @@ def gather(experiment: Experiment) -> Results:
     inside = set(layout.keys) | {"seed"} | ({tune["key"]} if tune else set())
     stray = [key for key in experiment.swept if key not in inside and _varies(experiment, key)]
     if stray:
-        raise ConfigError(
-            f"{', '.join(stray)} is swept but is neither a row, a column, seed nor tuned in the table"
-        )
+        raise ConfigError(f"{', '.join(stray)} is swept but is neither a row, a column, seed nor tuned in the table")
     by_setting: dict[Cell, dict[Any, dict[Any, dict[str, float]]]] = {}
     results = Results({}, {}, {}, {})
     counted: set[tuple[Cell, Any]] = set()
@@ -169,9 +163,7 @@ def gather(experiment: Experiment) -> Results:
             results.tuned[cell] = best
         report = tune.get("report_seeds") if tune else None
         results.values[cell] = {
-            seed: {
-                name: value * layout.metrics.get(name, {}).get("scale", 1) for name, value in metrics.items()
-            }
+            seed: {name: value * layout.metrics.get(name, {}).get("scale", 1) for name, value in metrics.items()}
             for seed, metrics in settings[best].items()
             if report is None or seed in report
         }

@@ -65,9 +65,7 @@ def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Itera
         os.close(descriptor)
 
 
-def cached(
-    path: str | Path, make: Callable[[], T], save: Callable[[T, Path], None], load: Callable[[Path], T]
-) -> T:
+def cached(path: str | Path, make: Callable[[], T], save: Callable[[T, Path], None], load: Callable[[Path], T]) -> T:
     """``load(path)`` if it exists; otherwise ``make()`` it once, under a lock, and ``save`` it atomically."""
     path = Path(path)
     if not path.exists():
@@ -95,9 +93,7 @@ def find(root: str | Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def raw_file(
-    root: str | Path, names: Sequence[str], url: str | None = None, digest: str | None = None
-) -> Path:
+def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, digest: str | None = None) -> Path:
     """A raw data file: found under ``root``, or fetched from ``url`` into it and checked by SHA-256.
 
     Args:
@@ -124,13 +120,10 @@ def raw_file(
                     with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as sink:
                         shutil.copyfileobj(source, sink)
                     if digest is not None and sha256(temporary) != digest:
-                        raise DataError(
-                            f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept"
-                        )
+                        raise DataError(f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); "
-            f"download it and put it at {target}"
+            f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); download it and put it at {target}"
         ) from error
     return target

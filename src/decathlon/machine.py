@@ -1,5 +1,6 @@
 """What a record says of the machine and of the software: device, memory, versions, commit."""
 
+import contextlib
 import platform
 import resource
 import subprocess
@@ -31,9 +32,7 @@ def commit() -> str | None:
     """The commit of the checkout that runs, with ``+`` for uncommitted changes; None outside of one."""
     folder = Path(__file__).parent
     try:
-        head = subprocess.run(
-            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
+        head = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
         if head.returncode or not (folder.parents[1] / ".git").exists():
             return None
         status = subprocess.run(
@@ -66,10 +65,8 @@ def reset_peak_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory() -> dict[str, float]:

@@ -21,9 +21,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if missing:
         return _missing_option(missing.group(1), task)
     missing = re.search(r"Error resolving interpolation '\$\{task\}", text)
-    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '([^']+)' is not in struct", text
-    )
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(_full_key(unknown.group(1), text, arguments), task, arguments)
     present = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
@@ -68,12 +66,8 @@ def _missing_option(path: str, task: str) -> str:
             return f"{name}={option} is no {name} of task={owner}; choose {choices}"
     if group.startswith("experiment"):
         owner = group.partition("/")[2]
-        known = catalog.experiments(owner) or [
-            name for task in catalog.tasks() for name in catalog.experiments(task)
-        ]
-        return (
-            f"experiment={owner + '/' if owner else ''}{option} is no experiment; choose {', '.join(known)}"
-        )
+        known = catalog.experiments(owner) or [name for task in catalog.tasks() for name in catalog.experiments(task)]
+        return f"experiment={owner + '/' if owner else ''}{option} is no experiment; choose {', '.join(known)}"
     if group == "hydra/launcher" and option in EXTRAS:
         return f"hydra/launcher={option} is not installed: pip install 'decathlon[{EXTRAS[option]}]'"
     choices = ", ".join(catalog.names(group))
@@ -107,9 +101,7 @@ def known_keys(task: str, arguments: Sequence[str]) -> list[str]:
     from decathlon.compose import compose_config
 
     groups = {"task", "dataset", "method", "trainer", "logger", "experiment"}
-    chosen = [
-        argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument
-    ]
+    chosen = [argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument]
     try:
         cfg = compose_config(chosen)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):

@@ -72,9 +72,7 @@ def caption(table: Table) -> str:
     """Title, metric and how much of it is there."""
     main = next(iter(table.layout.metrics.values()))
     what = f" [{main.get('label')}]" if len(table.layout.metrics) == 1 and main.get("label") else ""
-    return (
-        f"{table.layout.title}{what}: mean ± std over seeds; {table.finished} of {table.jobs} jobs finished"
-    )
+    return f"{table.layout.title}{what}: mean ± std over seeds; {table.finished} of {table.jobs} jobs finished"
 
 
 def to_terminal(table: Table, console: Console) -> None:

@@ -1,5 +1,6 @@
 """``run``: the Hydra application. One job, or with ``-m`` a sweep of them."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -68,9 +69,7 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"results_dir={job.config['results_dir']} cannot be written: {error.strerror}"
-        ) from error
+        raise ConfigError(f"results_dir={job.config['results_dir']} cannot be written: {error.strerror}") from error
     with files.locked(
         job.folder / "lock", lambda: print(f"waiting for another process to finish {job.folder}")
     ) as lock:
@@ -81,9 +80,7 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
         if force:
             _forget(job)
         job.write_config()
-        say_start(
-            job, f"{count} processes" if count > 1 else _device(job), resumed=job.last_checkpoint.exists()
-        )
+        say_start(job, f"{count} processes" if count > 1 else _device(job), resumed=job.last_checkpoint.exists())
         start = perf_counter()
         try:
             if count > 1:
@@ -122,10 +119,8 @@ def _forget(job: Job) -> None:
 
 
 def _keep_failure(job: Job, error: Exception) -> None:
-    try:
+    with contextlib.suppress(OSError):  # a full disk: the message on the screen has to do
         job.fail(error, traceback.format_exc())
-    except OSError:
-        pass  # a full disk: the message on the screen has to do
 
 
 def _one_line(error: Exception, arguments: list[str]) -> str:

@@ -99,9 +99,7 @@ def _mark(layout: Layout, runs: dict[Any, dict[str, float]], metric: str) -> str
     found = []
     for mark in layout.marks:
         pairs = [
-            (m[mark["metric"]], m[mark["above"]])
-            for m in runs.values()
-            if {mark["metric"], mark["above"]} <= set(m)
+            (m[mark["metric"]], m[mark["above"]]) for m in runs.values() if {mark["metric"], mark["above"]} <= set(m)
         ]
         if mark["metric"] == metric and pairs and sum(a - b for a, b in pairs) > 0:
             found.append(str(mark["mark"]))

@@ -42,9 +42,7 @@ class ToyModule(LightningModule):
         if not 0 < lr < 1:
             raise ValueError(f"lr must be in (0, 1), got {lr}")
         self.method, self.lr = method, lr
-        self.net = torch.nn.Sequential(
-            torch.nn.Linear(4, width), torch.nn.Dropout(0.2), torch.nn.Linear(width, 1)
-        )
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Dropout(0.2), torch.nn.Linear(width, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         if self.method["name"] == "crash" and self.global_step >= self.method["at"]:
