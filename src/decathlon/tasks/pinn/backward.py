@@ -118,18 +118,16 @@ class Backward:
         losses = torch.stack([evaluate(item) for item in items])
         values = losses.detach().clone()
         average(values, self.group)
-        update = self.flat.zeros()
-        self.flat.gradient(
-            (self.operator(values) * losses).sum(), update, retain_graph=self.heads is not None
-        )
-        average(update, self.group)
-        self.flat.assign(update)
         if self.heads is not None:
-            plain = self.heads.zeros()
-            self.heads.gradient(losses.sum(), plain)
-            average(plain, self.group)
-            self.heads.assign(plain)
+            self._assign_gradient(self.heads, losses.sum(), retain_graph=True)
+        self._assign_gradient(self.flat, (self.operator(values) * losses).sum())
         return values
+
+    def _assign_gradient(self, flat: Flat, loss: Tensor, retain_graph: bool = False) -> None:
+        total = flat.zeros()
+        flat.gradient(loss, total, retain_graph)
+        average(total, self.group)
+        flat.assign(total)
 
 
 def backward(losses: Losses | Tensor, parameters: Iterable[Tensor], operator: Operator | Weighting) -> Tensor:

@@ -183,6 +183,7 @@ class MConFIG(Optimizer):
             factors = torch.tensor(scales, dtype=momenta.dtype, device=momenta.device)
             out.copy_(self.operator(momenta * factors[:, None], values))
             return
+        self.operator.observe(momenta, values)
         scale = torch.tensor(scales, dtype=torch.float64)
         corrected = self._buffers["gram"] * scale * scale[:, None]
         if momenta.dtype == torch.float32 and not self.operator.well_conditioned(corrected):

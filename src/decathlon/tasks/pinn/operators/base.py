@@ -73,7 +73,13 @@ class GramOperator(Operator):
     cosine of the update with each gradient.
     """
 
+    batched = False
+    """Whether ``coefficients`` takes (..., m, m) and returns (..., m)."""
+
     _last: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, gradients: Tensor, losses: Tensor | None) -> None:
+        """Look at the gradients and loss values of this step before ``coefficients``; nothing by default."""
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
         """The c of the update, shape (m,), from the Gram matrix (m, m); both float64 on the CPU."""
@@ -100,6 +106,7 @@ class GramOperator(Operator):
             ValueError: wrong shape, or a gradient is not finite.
         """
         check_shape(gradients)
+        self.observe(gradients, losses)
         gram = gramian(gradients)
         if gradients.dtype == torch.float32 and not self.well_conditioned(gram):
             gram = gramian(gradients, exact=True)

@@ -11,8 +11,10 @@ from decathlon.tasks.pinn.operators.base import GramOperator
 class Sum(GramOperator):
     """The sum of the gradients: ``update = sum_i g_i``."""
 
+    batched = True
+
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
-        return torch.ones(len(gram), dtype=torch.float64)
+        return torch.ones(gram.shape[:-1], dtype=torch.float64)
 
 
 class MGDA(GramOperator):

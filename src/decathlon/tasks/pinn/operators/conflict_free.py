@@ -20,43 +20,43 @@ class DirectionWeights(Protocol):
 
 
 def equal_cosines(gram: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Solve ``K y = w`` for the cosine matrix K of the non-zero gradients, with minimum norm.
+    """Solve ``K y = w`` for the cosine matrix K of the gradients, with minimum norm.
 
-    Eigenvalues of K below 1e-10 of the largest count as zero. If K is singular (dependent gradients) the
-    result is the least-squares solution, as with the pseudo-inverse of the unit gradients.
+    Eigenvalues of K below 1e-10 of the largest count as zero, which leaves zero gradients out. If K is singular
+    (dependent gradients) the result is the least-squares solution, as with the pseudo-inverse of the unit
+    gradients. If nothing is left of w (exactly opposed gradients), all is zero.
 
     Args:
-        gram: (m, m) Gram matrix, float64.
+        gram: (..., m, m) Gram matrices, float64.
         weights: (m,) w.
 
     Returns:
-        y (0 for zero gradients), ``K y`` (0 for zero gradients), the norms, and ``s = y.(K y)``, the squared
-        norm of ``d = sum_i y_i u_i``.
+        y (..., m), ``K y`` (..., m), the norms (..., m), and ``s = y.(K y)`` (...), the squared norm of
+        ``d = sum_i y_i u_i``.
     """
-    norms = gram.diagonal().clamp(min=0).sqrt()
-    active = norms > 0
-    if not bool(active.all()):
-        solution, reached = torch.zeros_like(norms), torch.zeros_like(norms)
-        square = norms.new_zeros(())
-        if bool(active.any()):
-            part = equal_cosines(gram[active][:, active], weights[active])
-            solution[active], reached[active], _, square = part
-        return solution, reached, norms, square
-    cosine = gram / torch.outer(norms, norms)
+    cosine, norms = _cosines(gram)
     values, vectors = torch.linalg.eigh(cosine)
-    inverse = torch.where(values > _CUTOFF * values[-1], 1 / values, torch.zeros_like(values))
-    target = vectors.T @ weights
-    solution = vectors @ (inverse * target)
-    reached = vectors @ (torch.where(inverse > 0, target, torch.zeros_like(target)))
-    return solution, reached, norms, solution @ reached
+    kept = (values > _CUTOFF * values[..., -1:]) & (values > 0)
+    target = torch.where(kept, (vectors * weights[:, None]).sum(dim=-2), 0.0)
+    possible = target.square().sum(dim=-1, keepdim=True) > 1e-20 * weights.square().sum()
+    target = torch.where(possible, target, 0.0)
+    solution = (vectors * torch.where(kept, target / values, 0.0).unsqueeze(-2)).sum(dim=-1)
+    reached = (vectors * target.unsqueeze(-2)).sum(dim=-1)
+    return solution, reached, norms, (solution * reached).sum(dim=-1)
+
+
+def _cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """K (rows and columns of zero gradients are zero) and the norms."""
+    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    inverse = torch.where(norms > 0, 1 / norms, 0.0)
+    return gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2), norms
 
 
 class _CosineOperator(GramOperator):
+    batched = True
+
     def well_conditioned(self, gram: Tensor) -> bool:
-        norms = gram.diagonal().clamp(min=0).sqrt()
-        if not bool((norms > 0).all()):
-            return False
-        return bool(torch.linalg.eigvalsh(gram / torch.outer(norms, norms))[0] > _SINGLE_PRECISION_LIMIT)
+        return bool(torch.linalg.eigvalsh(_cosines(gram)[0])[0] > _SINGLE_PRECISION_LIMIT)
 
 
 class ConFIG(_CosineOperator):
@@ -103,46 +103,44 @@ class ConFIG(_CosineOperator):
                     f"direction weights must be positive, one for each loss; got {self.weights.tolist()}"
                 )
 
-    def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
-        if self.weighting is not None:
-            if losses is None:
-                raise ValueError(
-                    "direction weights that come from a weighting need the loss values: operator(G, losses)"
-                )
-            self.weights = self.weighting(losses, gradients).double().cpu()
-        return super().__call__(gradients, losses)
+    def observe(self, gradients: Tensor, losses: Tensor | None) -> None:
+        if self.weighting is None:
+            return
+        if losses is None:
+            raise ValueError(
+                "direction weights from a weighting need the loss values: operator(gradients, losses)"
+            )
+        self.weights = self.weighting(losses, gradients).double().cpu()
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
-        weights = torch.ones(len(gram), dtype=torch.float64) if self.weights is None else self.weights
-        if len(weights) != len(gram):
-            raise ValueError(f"{len(weights)} direction weights for {len(gram)} gradients")
+        count = gram.shape[-1]
+        weights = torch.ones(count, dtype=torch.float64) if self.weights is None else self.weights
+        if len(weights) != count:
+            raise ValueError(f"{len(weights)} direction weights for {count} gradients")
         solution, reached, norms, square = equal_cosines(gram, weights)
-        if float(square) <= 1e-14 * float(weights @ weights):
-            return torch.zeros_like(norms)
-        active = norms > 0
-        scale = (self._lengths(norms, active) * reached).sum() / square
-        return torch.where(active, scale * solution / norms, torch.zeros_like(norms))
+        # c_i cos(g_i, g_u) = c_i reached_i / sqrt(s), and g_u = d / sqrt(s)
+        scale = torch.where(square > 0, (self._lengths(norms) * reached).sum(dim=-1) / square, 0.0)
+        return torch.where(norms > 0, scale.unsqueeze(-1) * solution / norms, 0.0)
 
-    def _lengths(self, norms: Tensor, active: Tensor) -> Tensor:
-        """c_i of the length model; ``c_i cos_i = c_i reached_i / sqrt(s)``."""
+    def _lengths(self, norms: Tensor) -> Tensor:
+        """The c_i of the length model; zero gradients do not count in means and extremes."""
         if isinstance(self.length, int):
-            if not -len(norms) <= self.length < len(norms):
-                raise ValueError(f"length={self.length} is no index of {len(norms)} losses")
-            return norms[self.length].expand_as(norms)
+            if not -norms.shape[-1] <= self.length < norms.shape[-1]:
+                raise ValueError(f"length={self.length} is no index of {norms.shape[-1]} losses")
+            return norms[..., self.length : self.length + 1 or None]
         if self.length == "projection":
             return norms
-        present = norms[active]
+        present = norms > 0
+        count = present.sum(dim=-1, keepdim=True)
         if self.length == "min":
-            value = present.min()
-        elif self.length == "max":
-            value = present.max()
-        elif self.length == "mean":
-            value = present.mean()
-        elif self.length == "geometric":
-            value = present.log().mean().exp()
-        else:
-            value = len(present) / (1 / present).sum()
-        return value.expand_as(norms)
+            return torch.where(present, norms, torch.inf).amin(dim=-1, keepdim=True).nan_to_num(posinf=0.0)
+        if self.length == "max":
+            return norms.amax(dim=-1, keepdim=True)
+        if self.length == "mean":
+            return norms.sum(dim=-1, keepdim=True) / count
+        if self.length == "geometric":
+            return (torch.where(present, norms.log(), 0.0).sum(dim=-1, keepdim=True) / count).exp()
+        return count / torch.where(present, 1 / norms, 0.0).sum(dim=-1, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the weighting that gives the direction weights, if there is one."""
@@ -163,7 +161,7 @@ class IMTLG(_CosineOperator):
     """
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
-        solution, _, norms, _ = equal_cosines(gram, torch.ones(len(gram), dtype=torch.float64))
-        share = torch.where(norms > 0, solution / norms, torch.zeros_like(norms))
-        total = share.sum()
-        return share / total if float(total) != 0 else torch.zeros_like(norms)
+        solution, _, norms, _ = equal_cosines(gram, torch.ones(gram.shape[-1], dtype=torch.float64))
+        share = torch.where(norms > 0, solution / norms, 0.0)
+        total = share.sum(dim=-1, keepdim=True)
+        return torch.where(total != 0, share / total, 0.0)

@@ -17,6 +17,8 @@ class PCGrad(Seeded, GramOperator):
         seed: of the random orders.
     """
 
+    batched = True
+
     def __init__(self, order: str = "random", seed: int = 0) -> None:
         if order not in ("random", "fixed"):
             raise ValueError(f"order={order!r} is no order of PCGrad; choose random or fixed")
@@ -24,19 +26,21 @@ class PCGrad(Seeded, GramOperator):
         self.order = order
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
-        count = len(gram)
+        count = gram.shape[-1]
         if self.order == "random":
             orders = torch.rand(count, count, generator=self.generator()).argsort(dim=1)
         else:
             orders = torch.arange(count).expand(count, count)
         rows = torch.arange(count)
-        projected = torch.eye(count, dtype=torch.float64)  # row i: the coefficients of p_i
-        for other in orders.T:
-            overlap = (projected * gram[other]).sum(dim=1)
+        projected = (
+            torch.eye(count, dtype=torch.float64).expand_as(gram).clone()
+        )  # row i: coefficients of p_i
+        for other in orders.T:  # other[i]: the loss that p_i meets now
+            overlap = (projected * gram[..., other, :]).sum(dim=-1)
             conflict = (overlap < 0) & (other != rows)
-            square = gram[other, other].clamp(min=torch.finfo(torch.float64).tiny)
-            projected[rows, other] -= torch.where(conflict, overlap / square, torch.zeros_like(overlap))
-        return projected.sum(dim=0)
+            square = gram[..., other, other].clamp(min=torch.finfo(torch.float64).tiny)
+            projected[..., rows, other] -= torch.where(conflict, overlap / square, 0.0)
+        return projected.sum(dim=-2)
 
 
 class GradDrop(Seeded, Operator):
