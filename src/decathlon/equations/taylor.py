@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Bytes of one layer's jet that one pass over the points handles at a time, so that it stays in a core's cache.
-CHUNK_BYTES = 800_000
+CHUNK_BYTES = 1_600_000
 
 Quadratic = tuple[tuple[int, int, float], ...]
 
