@@ -1,7 +1,7 @@
 """CelebA: forty binary attributes of faces, from the official files."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from decathlon.errors import DataError
 from decathlon.files import cached, raw_file
+from decathlon.tasks.pinn.batches import Batches
 from decathlon.tasks.pinn.multitask_labels import CELEBA_ATTRIBUTES
 
 SPLITS = ("train", "val", "test")
@@ -38,9 +39,7 @@ def read_attributes(file: Path) -> tuple[list[str], np.ndarray]:
         names.append(name)
         rows.append([value == "1" for value in values])
     if lines[0].strip() != str(len(rows)):
-        raise DataError(
-            f"{file}: {len(rows)} images, but the first line says {lines[0].strip()}; the file is incomplete"
-        )
+        raise DataError(f"{file}: {len(rows)} images, but its first line says {lines[0].strip()}")
     return names, np.array(rows)
 
 
@@ -63,7 +62,7 @@ def read_partition(file: Path, names: list[str]) -> np.ndarray:
 
 
 def image_reader(root: Path) -> Callable[[str], bytes]:
-    """A function from image name to its bytes: img_align_celeba/ or img_align_celeba.zip, in ``root`` or a folder of it.
+    """A function from image name to its bytes, from img_align_celeba/ or .zip in ``root`` or a folder of it.
 
     Raises:
         DataError: neither is there.
@@ -122,41 +121,11 @@ class _Faces(Dataset):
         return images, torch.from_numpy(self.labels[order]).float()
 
 
-class Batches(Sampler):
-    """Batches of indices; the order of an epoch is a function of (seed, epoch). ``keep``: file order, the last batch too.
-
-    In a distributed run each process takes its share of every batch.
-    """
-
-    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, keep: bool, rank: int, world: int) -> None:
-        self.indices, self.batch_size, self.seed, self.keep = indices, batch_size, seed, keep
-        self.rank, self.world = rank, world
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.indices), self.batch_size)
-        return whole + (1 if rest and (self.keep or not whole) else 0)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = self.indices
-        if not self.keep:
-            generator = np.random.default_rng([self.seed, self.epoch])
-            order = generator.permutation(order)
-        for k in range(len(self)):
-            batch = order[k * self.batch_size : (k + 1) * self.batch_size]
-            yield batch[self.rank :: self.world].tolist()
-
-
 class CelebA(LightningDataModule):
     """CelebA by its official partition; images are decoded once into ``root/processed``.
 
     Args:
-        root: folder that holds list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba(.zip), or a folder of it
-            does.
+        root: it, or a folder in it, holds list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba(.zip).
         dataset: ``image_size`` (64), ``batch_size`` (256), ``workers`` (of the loader).
         seed: of the order.
     """
@@ -193,8 +162,8 @@ class CelebA(LightningDataModule):
             read = image_reader(self.root)
             cached(
                 self.cache,
-                make=lambda: read,
-                save=lambda reader, target: save_images(names, reader, self.size, target),
+                make=lambda: None,
+                save=lambda _, target: save_images(names, read, self.size, target),
                 load=lambda path: path,
             )
 
@@ -210,18 +179,18 @@ class CelebA(LightningDataModule):
             raise DataError(f"CelebA: no image in the split {', '.join(empty)}")
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", keep=False)
+        return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Validation and test set: the test F1 is read at the epoch with the best validation F1."""
-        return [self._loader("val", keep=True), self._loader("test", keep=True)]
+        return [self._loader("val", shuffle=False), self._loader("test", shuffle=False)]
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", keep=True)
+        return self._loader("test", shuffle=False)
 
-    def _loader(self, split: str, keep: bool) -> DataLoader:
+    def _loader(self, split: str, shuffle: bool) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = Batches(self.indices[split], self.batch_size, self.seed, keep, rank, world)
+        sampler = Batches(self.indices[split], self.batch_size, self.seed, shuffle, rank, world)
         return DataLoader(
             self.faces,
             sampler=sampler,

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from decathlon.tasks.pinn.batches import Batches, Steps
 from decathlon.tasks.pinn.multitask_labels import DIGIT_RULES, digit_attributes
 
 SPLITS = {"train": (1100, 6000), "val": (300, 1500), "test": (397, 3000)}
@@ -90,7 +92,8 @@ class DigitsOverlay(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """``eval_every`` steps make an epoch; the batches themselves come from ``train_batch``."""
-        return DataLoader(range(self.eval_every), batch_size=None)  # type: ignore[arg-type]
+        steps: Any = range(self.eval_every)
+        return DataLoader(steps, sampler=Steps(self.eval_every), batch_size=None)
 
     def val_dataloader(self) -> list[DataLoader]:
         """Validation and test set: the test F1 is read where the validation F1 is best."""
@@ -100,4 +103,7 @@ class DigitsOverlay(LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str) -> DataLoader:
-        return DataLoader(TensorDataset(*self.splits[split]), batch_size=1500)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        data = TensorDataset(*self.splits[split])
+        sampler = Batches(np.arange(len(self.splits[split][0])), 1500, self.seed, False, rank, world)
+        return DataLoader(data, sampler=sampler, batch_size=None)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from decathlon.build import locate
 from decathlon.errors import ConfigError
+from decathlon.tasks.pinn.batches import Steps
 from decathlon.tasks.pinn.mixin import build_operator
 from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.operators import GramOperator
@@ -171,10 +172,15 @@ class Toy2dData(LightningDataModule):
         self.blocks = int(dataset["steps"])
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(range(self.blocks), batch_size=None)  # type: ignore[arg-type]
+        return _counter(self.blocks)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
+        return _counter(1)
+
+
+def _counter(count: int) -> DataLoader:
+    steps: Any = range(count)
+    return DataLoader(steps, sampler=Steps(count), batch_size=None)
 
 
 class Toy2d(LightningModule):
