@@ -123,7 +123,7 @@ def _plan(requests: Requests) -> Plan | None:
     towers = tuple((place[a], forms[((place[a], place[a], 1.0),)], order) for a, order in sorted(highest.items()))
     plan = JetPlan(axes, tuple(forms), towers)
     ladders = {axes[position]: ladder for (position, _, _), ladder in zip(towers, plan.ladders())}
-    where = []
+    where: list[tuple[tuple[int, float], ...]] = []
     for _, terms in requests:
         if len(terms[0][0]) == 2:
             where.append(((1 + len(axes) + forms[_form(terms, place)], 1.0),))

@@ -1,6 +1,7 @@
 """Networks that stand for the solution of a differential equation."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class MLP(nn.Module):
         if input_scale is not None and len(input_scale) != inputs:
             raise ValueError(f"input_scale has {len(input_scale)} factors, the network {inputs} inputs")
         sizes = [inputs, *[width] * hidden]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.head = nn.Linear(width, outputs, bias=output_bias)
         scale = None if input_scale is None else torch.tensor(list(input_scale), dtype=torch.get_default_dtype())
         self.register_buffer("input_scale", scale, persistent=False)

@@ -157,10 +157,10 @@ def _squash(value: Tensor, bias: Tensor) -> Tensor:
 
 def _quadratic(first: Tensor, form: Quadratic) -> Tensor:
     """``sum c_ij first_i first_j`` for ``first`` (units, axes, points)."""
-    (i, j, c), *others = form
+    (i, j, factor), *others = form
     total = first[:, i] * first[:, j]
-    if c != 1:
-        total.mul_(c)
+    if factor != 1:
+        total.mul_(factor)
     for i, j, c in others:
         total.addcmul_(first[:, i], first[:, j], value=c)
     return total
@@ -210,8 +210,8 @@ def _tanh_backward(jet: Tensor, g: Tensor, plan: JetPlan) -> None:
     across = None
     if low > 1:
         across = jet[:, 1] * g[:, 1]
-        for c in range(2, low):
-            across.addcmul_(jet[:, c], g[:, c])
+        for component in range(2, low):
+            across.addcmul_(jet[:, component], g[:, component])
         across.mul_(h)
         for number, form in enumerate(plan.quadratics):
             across.addcmul_(_quadratic(first, form), g[:, second + number])

@@ -34,8 +34,8 @@ class PINN(ConflictFreeMixin, LightningModule):
     Args:
         method: method config.
         dataset: dataset config: ``problem``, and optional ``network`` (``width``, ``hidden``), ``schedule`` (cosine or
-            constant), ``evaluations``, ``momentum_steps`` (M-ConFIG makes so many times the steps: its step costs less),
-            ``block`` (steps per training_step, which saves Lightning's overhead), ``figures``.
+            constant), ``evaluations``, ``momentum_steps`` (M-ConFIG makes so many times the steps, each of which costs
+            less), ``block`` (steps per training_step: saves overhead), ``cosines_every``, ``figures``.
         lr, lr_end: highest and last learning rate.
         steps: of optimisation.
         seed: of the points.

@@ -86,7 +86,7 @@ class Problem(nn.Module):
         return MLP(len(self.coordinates), len(self.fields), width, hidden)
 
     def errors(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
-        """Metrics of a prediction (n, fields) by name: ``mse`` (over points and fields), and ``mse_<field>`` of each."""
+        """Metrics of a prediction (n, fields) by name: ``mse``, over points and fields, and ``mse_<field>``."""
         square = (prediction.double() - target.double()).square()
         found = {"mse": float(square.mean())}
         if len(self.fields) > 1:

@@ -37,9 +37,7 @@ class Beltrami(Problem):
         u, v, w, _ = d.value
         by_x, by_y, by_z, by_t, laplacian = (d[name].unbind(0) for name in self.derivatives)
         pressure = by_x[3], by_y[3], by_z[3]
-        momentum = [
-            by_t[i] + u * by_x[i] + v * by_y[i] + w * by_z[i] + pressure[i] - laplacian[i] for i in range(3)
-        ]
+        momentum = [by_t[i] + u * by_x[i] + v * by_y[i] + w * by_z[i] + pressure[i] - laplacian[i] for i in range(3)]
         return *momentum, by_x[0] + by_y[1] + by_z[2]
 
     def conditions(self) -> list[Condition]:

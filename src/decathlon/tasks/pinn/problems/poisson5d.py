@@ -24,9 +24,7 @@ class Poisson5D(Problem):
     coordinates, fields = "abcde", ("u",)
     derivatives = ("aa+bb+cc+dd+ee",)
 
-    def __init__(
-        self, points: Mapping[str, int], losses: int = 2, engine: str = "auto", low: float = -0.5
-    ) -> None:
+    def __init__(self, points: Mapping[str, int], losses: int = 2, engine: str = "auto", low: float = -0.5) -> None:
         self.box = ((float(low), 1.0),) * 5
         super().__init__(points, losses, engine)
 
