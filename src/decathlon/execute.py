@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 import warnings
@@ -72,6 +73,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     """The Trainer of a job: machine from ``trainer``, length from ``loop``, logs and checkpoints in ``folder``."""
     loop = {"max_epochs": None, "num_sanity_val_steps": 0, **config["loop"]}
     machine = dict(config["trainer"])
+    _keep_log(folder / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     for spec in config["logger"].values():
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
@@ -90,6 +92,12 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
         plugins=[AtomicCheckpointIO()], enable_progress_bar=bar, enable_model_summary=False,
         log_every_n_steps=1 if config.get("debug") else loop.pop("log_every_n_steps", 50),
     )  # fmt: skip
+
+
+def _keep_log(path: Path) -> None:
+    """Set the log of an earlier attempt aside as ``metrics.<n>.csv``: the logger would overwrite it."""
+    if path.exists() and os.environ.get("RANK", "0") == "0":
+        path.rename(path.with_suffix(f".{len(list(path.parent.glob('metrics.*.csv')))}.csv"))
 
 
 def execute(config: Config, folder: Path, built: tuple[LightningModule, LightningDataModule] | None = None) -> Config:
