@@ -109,6 +109,19 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     quiet()
     module, data = built or construct(config)
     trainer = make_trainer(config, folder)
+    try:
+        return _fit_and_test(config, folder, trainer, module, data)
+    finally:
+        for logger in trainer.loggers:
+            # wandb would go on with this run in the next job of the same process.
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if callable(finish):
+                finish()
+
+
+def _fit_and_test(
+    config: Config, folder: Path, trainer: Trainer, module: LightningModule, data: LightningDataModule
+) -> Config:
     last, fitted = folder / "checkpoints" / "last.ckpt", folder / "fit.json"
     outcome: Config = {"metrics": {}, "seconds": {}, "resumed_from_step": None}
     if config["fit"]:
@@ -137,8 +150,6 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     trainer.test(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     outcome["seconds"]["test"] = time.perf_counter() - start
     outcome["metrics"].update(_numbers(trainer))
-    for logger in trainer.loggers:
-        logger.finalize("success")
     return outcome
 
 
