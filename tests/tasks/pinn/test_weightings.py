@@ -44,7 +44,7 @@ def test_dwa_follows_the_ratio_of_two_windows() -> None:
 
 
 def test_uncertainty_weights_are_those_of_a_learned_loss() -> None:
-    weighting, losses = UW(lr=0.025), series(50)
+    weighting, losses = UW(weight_lr=0.025), series(50)
     s = torch.nn.Parameter(torch.zeros(3))
     adam = torch.optim.Adam([s], lr=0.025)
     for row in losses:
@@ -56,7 +56,7 @@ def test_uncertainty_weights_are_those_of_a_learned_loss() -> None:
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_minmax_ascends_the_weighted_loss(raw: bool) -> None:
-    weighting, losses = MinMax(lr=1e-2, raw=raw), series(50)
+    weighting, losses = MinMax(weight_lr=1e-2, raw=raw), series(50)
     value = torch.nn.Parameter(torch.ones(3))
     adam = torch.optim.Adam([value], lr=1e-2)
     for k, row in enumerate(losses):
@@ -71,7 +71,7 @@ def test_minmax_ascends_the_weighted_loss(raw: bool) -> None:
 
 
 def test_famo_equals_its_loss_and_its_update() -> None:
-    weighting, losses = FAMO(lr=0.025, gamma=0.01), series(60)
+    weighting, losses = FAMO(weight_lr=0.025, gamma=0.01), series(60)
     w = torch.nn.Parameter(torch.zeros(3))
     adam = torch.optim.Adam([w], lr=0.025, weight_decay=0.01)
     for before, after in zip(losses[::2], losses[1::2]):

@@ -72,13 +72,13 @@ class _Learned(Weighting):
 
     start = 0.0
 
-    def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
-        self.lr, self.weight_decay = lr, weight_decay
+    def __init__(self, weight_lr: float, weight_decay: float = 0.0) -> None:
+        self.weight_lr, self.weight_decay = weight_lr, weight_decay
         self.learned: _Ascent | None = None
 
     def _vector(self, losses: Tensor) -> _Ascent:
         if self.learned is None:
-            self.learned = _Ascent(torch.full_like(losses.detach(), self.start), self.lr, self.weight_decay)
+            self.learned = _Ascent(torch.full_like(losses.detach(), self.start), self.weight_lr, self.weight_decay)
         elif self.learned.value.device != losses.device:
             for name in ("value", "first", "second"):
                 setattr(self.learned, name, getattr(self.learned, name).to(losses.device))
@@ -94,7 +94,7 @@ class _Learned(Weighting):
         rest = {name: value for name, value in state.items() if name not in own}
         self.learned = None
         if rest:
-            self.learned = _Ascent(rest["value"].clone(), self.lr, self.weight_decay)
+            self.learned = _Ascent(rest["value"].clone(), self.weight_lr, self.weight_decay)
             self.learned.load_state_dict(rest)
 
 
@@ -105,14 +105,14 @@ class MinMax(_Learned):
     weights are lambda itself, as in ConFIG's official code, or ``m softmax(lambda)``.
 
     Args:
-        lr: of the ascent.
+        weight_lr: learning rate of the ascent.
         raw: weights are lambda (official) or m softmax(lambda).
     """
 
     start = 1.0
 
-    def __init__(self, lr: float = 1e-3, raw: bool = True) -> None:
-        super().__init__(lr)
+    def __init__(self, weight_lr: float = 1e-3, raw: bool = True) -> None:
+        super().__init__(weight_lr)
         self.raw = raw
 
     state_names = ("started",)
@@ -135,11 +135,11 @@ class UW(_Learned):
     official CelebA trainer never updates s, which makes it the plain sum; here s is learned.
 
     Args:
-        lr: of s.
+        weight_lr: learning rate of s.
     """
 
-    def __init__(self, lr: float = 0.025) -> None:
-        super().__init__(lr)
+    def __init__(self, weight_lr: float = 0.025) -> None:
+        super().__init__(weight_lr)
 
     def __call__(self, losses: Tensor, gradients: Tensor | None = None) -> Tensor:
         losses = losses.detach()
@@ -157,15 +157,15 @@ class FAMO(_Learned):
     Jacobian of softmax) by Adam with weight decay.
 
     Args:
-        lr: of w.
+        weight_lr: learning rate of w.
         gamma: weight decay of w.
     """
 
     needs_after_step = True
     epsilon = 1e-8
 
-    def __init__(self, lr: float = 0.025, gamma: float = 0.001) -> None:
-        super().__init__(lr, gamma)
+    def __init__(self, weight_lr: float = 0.025, gamma: float = 0.001) -> None:
+        super().__init__(weight_lr, gamma)
         self._before: Tensor | None = None
 
     def __call__(self, losses: Tensor, gradients: Tensor | None = None) -> Tensor:
