@@ -29,6 +29,8 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         schedule: learning rate by step.
         lr: highest learning rate; the heads' under M-ConFIG.
         scales: (m,) factors of the losses.
+        cosines_every: steps between measurements of the smallest cosines, ``train/cos_raw_min`` (of the combined
+            gradient with the trunk gradients of the losses) and ``train/cos_step_min`` (of the real step); 0: never.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         schedule: Schedule,
         lr: float,
         scales: Tensor | None = None,
+        cosines_every: int = 0,
     ) -> None:
         super().__init__()
         self.attributes = attributes
@@ -53,7 +56,7 @@ class MultiTask(ConflictFreeMixin, LightningModule):
             schedule,
             parameters=self.trunk.parameters(),
             heads=self.heads.parameters(),
-            log_every=0,
+            log_every=cosines_every,
         )
         self.selection = Selection(better="higher", select="higher")
         self._counts: list[Tensor] = []
@@ -67,7 +70,12 @@ class MultiTask(ConflictFreeMixin, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         images, labels = self._train_batch(batch)
         found = self.conflict_step(self.losses(images, labels), lambda: self.losses(images, labels))
-        self.log("train/loss", torch.stack(list(found.values())).mean(), prog_bar=True)
+        values = [value for name, value in found.items() if "/" not in name]
+        self.log("train/loss", torch.stack(values).mean(), prog_bar=True)
+        for kind in ("cos_raw", "cos_step"):
+            cosines = [value for name, value in found.items() if name.startswith(f"{kind}/")]
+            if cosines:
+                self.log(f"train/{kind}_min", torch.stack(cosines).min())
 
     def _train_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The loader's batch, or, where it only counts steps, this process's share of the data module's batch."""
@@ -158,6 +166,7 @@ class DigitsMultiTask(MultiTask):
             _schedule(dataset, lr, lr_end, steps),
             lr,
             10 ** (float(dataset["scale_range"]) * exponents),
+            int(dataset.get("cosines_every", 0)),
         )
 
 
@@ -180,4 +189,5 @@ class CelebAMultiTask(MultiTask):
             method,
             _schedule(dataset, lr, lr_end, steps),
             lr,
+            cosines_every=int(dataset.get("cosines_every", 0)),
         )

@@ -27,9 +27,7 @@ class Stateful:
             ValueError: ``state`` has other entries than this object.
         """
         if set(state) != set(self.state_names):
-            raise ValueError(
-                f"state of {type(self).__name__} has {sorted(state)}, expected {sorted(self.state_names)}"
-            )
+            raise ValueError(f"state of {type(self).__name__} has {sorted(state)}, expected {sorted(self.state_names)}")
         for name, value in state.items():
             setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
 
@@ -127,15 +125,13 @@ class GramOperator(Operator):
 def check_shape(gradients: Tensor) -> None:
     """Raise ValueError unless ``gradients`` is a matrix with one row for each loss."""
     if gradients.ndim != 2 or 0 in gradients.shape:
-        raise ValueError(
-            f"gradients must be a (losses, parameters) matrix, got shape {tuple(gradients.shape)}"
-        )
+        raise ValueError(f"gradients must be a (losses, parameters) matrix, got shape {tuple(gradients.shape)}")
 
 
 def gramian(gradients: Tensor, rows: slice | None = None, exact: bool = False) -> Tensor:
     """``G[rows] G^T`` in float64 on the CPU, without a copy of G.
 
-    Float32 on the CPU is multiplied in float32 blocks of 16384 columns whose results are added in float64
+    Float32 on the CPU is multiplied in float32 blocks of 4096 columns whose results are added in float64
     (error about 1e-7 of |g_i||g_j|, whatever N); float64, half precision, CUDA (where TF32 may be on),
     numbers that would over- or underflow, and ``exact=True`` are multiplied in float64 (error about 1e-15).
 
@@ -153,32 +149,40 @@ def gramian(gradients: Tensor, rows: slice | None = None, exact: bool = False) -
         and torch.get_float32_matmul_precision() == "highest"
         and not exact
     )
-    gram = _blockwise(gradients, rows, torch.float32 if single else torch.float64)
+    chosen = slice(None) if rows is None else rows
+    gram = _single(gradients, chosen) if single else _double(gradients, chosen)
     if single and not _in_range(gram, rows):
-        gram = _blockwise(gradients, rows, torch.float64)
+        gram = _double(gradients, chosen)
     if not bool(gram.isfinite().all()):
         broken = [i for i, row in enumerate(gradients) if not bool(row.isfinite().all())]
         if broken:
-            raise ValueError(
-                f"the gradient of loss {', '.join(map(str, broken))} (counted from 0) is not finite"
-            )
+            raise ValueError(f"the gradient of loss {', '.join(map(str, broken))} (counted from 0) is not finite")
         raise ValueError("the squared norm of a gradient overflows float64")
     return gram
 
 
-def _blockwise(gradients: Tensor, rows: slice | None, dtype: torch.dtype) -> Tensor:
+def _double(gradients: Tensor, rows: slice) -> Tensor:
+    """Gram rows from blocks that are converted to float64; a block takes at most an eighth of G's memory."""
     losses, size = gradients.shape
-    if dtype == torch.float32:
-        width = 16384
-    else:
-        width = max(256, min(size // 16, 1 << 20 if gradients.is_cuda else 8192))
-    chosen = gradients if rows is None else gradients[rows]
-    total = torch.zeros(len(chosen), losses, dtype=torch.float64, device=gradients.device)
+    width = max(256, min(size // 16, 1 << 20 if gradients.is_cuda else 8192))
+    total = torch.zeros(len(gradients[rows]), losses, dtype=torch.float64, device=gradients.device)
     for start in range(0, size, width):
-        block = gradients[:, start : start + width].to(dtype)
-        left = block if rows is None else block[rows]
-        total += left @ block.T
+        block = gradients[:, start : start + width].double()
+        total += block[rows] @ block.T
     return total.cpu()
+
+
+def _single(gradients: Tensor, rows: slice) -> Tensor:
+    """Gram rows from float32 products of blocks of 4096 columns, which are added in float64."""
+    width, batch = 4096, 64
+    whole = gradients.shape[1] // width * width
+    tail = gradients[:, whole:]
+    total = (tail[rows] @ tail.T).double()
+    for start in range(0, whole, width * batch):
+        stop = min(whole, start + width * batch)
+        blocks = gradients[:, start:stop].unflatten(1, (-1, width)).transpose(0, 1)
+        total += torch.bmm(blocks[:, rows], blocks.mT).sum(dim=0, dtype=torch.float64)
+    return total
 
 
 def _in_range(gram: Tensor, rows: slice | None) -> bool:

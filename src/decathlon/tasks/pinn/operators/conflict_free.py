@@ -10,7 +10,7 @@ from decathlon.tasks.pinn.operators.base import GramOperator, Stateful
 
 LENGTHS = ("projection", "min", "max", "mean", "geometric", "harmonic")
 _CUTOFF = 1e-10
-_SINGLE_PRECISION_LIMIT = 1e-3
+_WELL_CONDITIONED = 1e-2
 
 
 class DirectionWeights(Protocol):
@@ -35,8 +35,12 @@ def equal_cosines(gram: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
         ``d = sum_i y_i u_i``.
     """
     cosine, norms = _cosines(gram)
+    factor = _factor(cosine)
+    if factor is not None:
+        solution = torch.cholesky_solve(weights.unsqueeze(1), factor).squeeze(1)
+        return solution, weights, norms, solution @ weights
     values, vectors = torch.linalg.eigh(cosine)
-    kept = (values > _CUTOFF * values[..., -1:]) & (values > 0)
+    kept = values > _CUTOFF * values[..., -1:]
     target = torch.where(kept, (vectors * weights[:, None]).sum(dim=-2), 0.0)
     possible = target.square().sum(dim=-1, keepdim=True) > 1e-20 * weights.square().sum()
     target = torch.where(possible, target, 0.0)
@@ -52,11 +56,20 @@ def _cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
     return gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2), norms
 
 
+def _factor(cosine: Tensor) -> Tensor | None:
+    """The Cholesky factor of one well-conditioned K: each gradient keeps 1 % of its squared norm beside the others."""
+    if cosine.ndim > 2:
+        return None
+    factor, failed = torch.linalg.cholesky_ex(cosine)
+    good = not int(failed) and float(factor.diagonal().min()) ** 2 > _WELL_CONDITIONED
+    return factor if good else None
+
+
 class _CosineOperator(GramOperator):
     batched = True
 
     def well_conditioned(self, gram: Tensor) -> bool:
-        return bool(torch.linalg.eigvalsh(_cosines(gram)[0])[0] > _SINGLE_PRECISION_LIMIT)
+        return _factor(_cosines(gram)[0]) is not None
 
 
 class ConFIG(_CosineOperator):
@@ -86,9 +99,7 @@ class ConFIG(_CosineOperator):
         length: str | int = "projection",
     ) -> None:
         if isinstance(length, bool) or not (isinstance(length, int) or length in LENGTHS):
-            raise ValueError(
-                f"length={length!r} is no length model; choose {', '.join(LENGTHS)} or a loss's index"
-            )
+            raise ValueError(f"length={length!r} is no length model; choose {', '.join(LENGTHS)} or a loss's index")
         self.length = length
         self.weighting: DirectionWeights | None = None
         self.weights: Tensor | None = None
@@ -99,17 +110,13 @@ class ConFIG(_CosineOperator):
         else:
             self.weights = torch.as_tensor(weights, dtype=torch.float64).cpu()
             if self.weights.ndim != 1 or not bool((self.weights > 0).all()):
-                raise ValueError(
-                    f"direction weights must be positive, one for each loss; got {self.weights.tolist()}"
-                )
+                raise ValueError(f"direction weights must be positive, one for each loss; got {self.weights.tolist()}")
 
     def observe(self, gradients: Tensor, losses: Tensor | None) -> None:
         if self.weighting is None:
             return
         if losses is None:
-            raise ValueError(
-                "direction weights from a weighting need the loss values: operator(gradients, losses)"
-            )
+            raise ValueError("direction weights from a weighting need the loss values: operator(gradients, losses)")
         self.weights = self.weighting(losses, gradients).double().cpu()
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:

@@ -32,9 +32,7 @@ class PCGrad(Seeded, GramOperator):
         else:
             orders = torch.arange(count).expand(count, count)
         rows = torch.arange(count)
-        projected = (
-            torch.eye(count, dtype=torch.float64).expand_as(gram).clone()
-        )  # row i: coefficients of p_i
+        projected = torch.eye(count, dtype=torch.float64).expand_as(gram).clone()  # row i: coefficients of p_i
         for other in orders.T:  # other[i]: the loss that p_i meets now
             overlap = (projected * gram[..., other, :]).sum(dim=-1)
             conflict = (overlap < 0) & (other != rows)
@@ -62,8 +60,6 @@ class GradDrop(Seeded, Operator):
         if not bool(magnitude.sum().isfinite()):
             gramian(gradients)  # names the loss at fault
         purity = (1 + total / (magnitude + 1e-8)) / 2
-        uniform = torch.rand(
-            len(total), generator=self.generator(total.device), device=total.device, dtype=total.dtype
-        )
+        uniform = torch.rand(len(total), generator=self.generator(total.device), device=total.device, dtype=total.dtype)
         positive = (total + magnitude) / 2  # the sum of the positive entries
         return torch.where(purity > uniform, positive, total - positive)
