@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from decathlon.errors import ConfigError, DataError
+from decathlon.tasks.pinn.batches import Batches, Steps
 from decathlon.tasks.pinn.celeba import CelebA, read_attributes, read_partition
 from decathlon.tasks.pinn.digits_overlay import DigitsOverlay, make, overlay
 from decathlon.tasks.pinn.multitask import CelebAMultiTask, DigitsMultiTask
@@ -290,3 +291,15 @@ def test_missing_and_broken_celeba_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "img_align_celeba").rmdir()
     with pytest.raises(DataError, match=r"img_align_celeba\.zip"):
         CelebA(tmp_path, spec).prepare_data()
+
+
+def test_processes_share_every_batch_and_evaluate_each_row_once() -> None:
+    indices = np.arange(10, 33)
+    for shuffle, batches in ((True, 4), (False, 5)):
+        whole = Batches(indices, 5, seed=1, shuffle=shuffle)
+        parts = [Batches(indices, 5, seed=1, shuffle=shuffle, rank=rank, world=2) for rank in range(2)]
+        assert len(whole) == len(parts[0]) == batches
+        for batch, left, right in zip(whole, *parts):
+            assert sorted(left + right) == sorted(batch)
+    assert [i for batch in whole for i in batch] == indices.tolist()
+    assert list(Steps(3)) == [0, 1, 2]

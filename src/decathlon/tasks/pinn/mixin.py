@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decathlon.build import build, locate
-from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.backward import Backward
 from decathlon.tasks.pinn.flat import Flat, Loss, average, evaluate
+from decathlon.tasks.pinn.method_config import build_method
 from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.operators.base import Operator
 from decathlon.tasks.pinn.schedule import Schedule, constant
@@ -77,7 +76,7 @@ class ConflictFreeMixin:
         shared = [p for p in shared if p.requires_grad and id(p) not in excluded]
         options = dict(method)
         self._clip_norm = options.pop("clip_norm", None)
-        self._method = _build_method(options, shared, len(self.loss_names))
+        self._method = build_method(options, shared, len(self.loss_names))
         self._seconds, self._timed = 0.0, 0
         self._head_optimizer: Optimizer | None = None
         if isinstance(self._method, MConFIG):
@@ -174,9 +173,7 @@ class ConflictFreeMixin:
             weighting.after_step(self._losses_again(losses, again))
         return found, extra
 
-    def _momentum_step(
-        self, losses: Mapping[str, Loss], measured: bool
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _momentum_step(self, losses: Mapping[str, Loss], measured: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         optimizer = self._optimizer
         assert isinstance(optimizer, MConFIG)
         if measured:
@@ -213,9 +210,7 @@ class ConflictFreeMixin:
         return wrapped[0] if isinstance(wrapped, list) else wrapped
 
     @torch.no_grad()
-    def _losses_again(
-        self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None
-    ) -> Tensor:
+    def _losses_again(self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None) -> Tensor:
         if again is not None:
             values = list(again().values())
         elif all(callable(loss) for loss in losses.values()):
@@ -266,40 +261,3 @@ class _Nothing(Operator):
 
     def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
         return torch.zeros_like(gradients[0])
-
-
-def build_operator(config: Mapping[str, Any]) -> Operator | Weighting:
-    """An operator or a weighting from its config; nested configs (``operator``, ``weights``) are built too.
-
-    Raises:
-        ConfigError: with one line, if it cannot be built.
-    """
-    options = dict(config)
-    weights = options.get("weights")
-    if isinstance(weights, Mapping):
-        options["weights"] = build_operator(weights)
-    try:
-        found = build(options)
-    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ConfigError(f"method {config.get('name', config.get('class'))}: {error}") from error
-    if not isinstance(found, Operator | Weighting):
-        raise ConfigError(f"{config['class']} is neither a gradient operator nor a weighting")
-    return found
-
-
-def _build_method(
-    options: dict[str, Any], shared: list[Tensor], count: int
-) -> Operator | Weighting | MConFIG:
-    try:
-        kind: Callable[..., Any] = locate(options["class"])
-    except (KeyError, AttributeError, ImportError, ValueError) as error:
-        raise ConfigError(f"method {options.get('name', '?')}: no class {options.get('class')!r}") from error
-    if not (isinstance(kind, type) and issubclass(kind, MConFIG)):
-        return build_operator(options)
-    inner = options.pop("operator", None)
-    operator = None if inner is None else build_operator(inner)
-    asked = options.get("updates_per_step", 1)
-    try:
-        return build(options, shared, num_losses=count, operator=operator, updates_per_step=asked)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"method {options.get('name', 'MConFIG')}: {error}") from error

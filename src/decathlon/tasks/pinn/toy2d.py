@@ -8,11 +8,9 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
-from decathlon.build import locate
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.batches import Steps
-from decathlon.tasks.pinn.mixin import build_operator
-from decathlon.tasks.pinn.momentum import MConFIG
+from decathlon.tasks.pinn.method_config import build_operator, is_momentum
 from decathlon.tasks.pinn.operators import GramOperator
 from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
 from decathlon.tasks.pinn.weightings import LS
@@ -79,7 +77,7 @@ class Descent:
 
     def __init__(self, method: dict[str, Any], starts: Any = STARTS, scale: float = 0.1) -> None:
         self.scale = scale
-        self.momentum = _is_momentum(method)
+        self.momentum = is_momentum(method)
         spec = dict(method.get("operator") or _CONFIG) if self.momentum else dict(method)
         if spec.pop("clip_norm", None) is not None:
             raise ConfigError("toy2d does not clip gradients: method.clip_norm=null")
@@ -148,14 +146,6 @@ class Descent:
     def _move(self, direction: Array, rate: float) -> None:
         spread = np.sqrt(self.state["second"] / (1 - _BETA2 ** int(self.state["counts"][1])))
         self.state["points"] = self.state["points"] - rate * direction / (spread + _EPS)
-
-
-def _is_momentum(method: dict[str, Any]) -> bool:
-    try:
-        kind = locate(method["class"])
-    except (KeyError, AttributeError, ImportError, ValueError) as error:
-        raise ConfigError(f"method {method.get('name', '?')}: no class {method.get('class')!r}") from error
-    return isinstance(kind, type) and issubclass(kind, MConFIG)
 
 
 class Toy2dData(LightningDataModule):
