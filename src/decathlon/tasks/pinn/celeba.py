@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from decathlon.errors import DataError
 from decathlon.files import cached, raw_file
 from decathlon.tasks.pinn.batches import Batches
-from decathlon.tasks.pinn.multitask_labels import CELEBA_ATTRIBUTES
+from decathlon.tasks.pinn.multitask_labels import CELEBA_ATTRIBUTES, celeba_attributes
 
 SPLITS = ("train", "val", "test")
 _WHERE = "fetch it from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (non-commercial research only)"
@@ -126,7 +126,7 @@ class CelebA(LightningDataModule):
 
     Args:
         root: it, or a folder in it, holds list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba(.zip).
-        dataset: ``image_size`` (64), ``batch_size`` (256), ``workers`` (of the loader).
+        dataset: ``image_size`` (64), ``batch_size`` (256), ``tasks`` (the first of the 40 attributes), ``workers`` (of the loader).
         seed: of the order.
     """
 
@@ -135,6 +135,7 @@ class CelebA(LightningDataModule):
         self.root, self.seed = Path(root), seed
         self.size, self.batch_size = int(dataset["image_size"]), int(dataset["batch_size"])
         self.workers = int(dataset.get("workers", 0))
+        self.tasks = len(celeba_attributes(int(dataset["tasks"])))
         if self.size < 16 or self.batch_size < 2:
             raise ValueError(f"image_size={self.size} must be at least 16 and batch_size={self.batch_size} at least 2")
 
@@ -172,7 +173,7 @@ class CelebA(LightningDataModule):
         images = np.load(self.cache, mmap_mode="r")
         if len(images) != len(names):
             raise DataError(f"{self.cache} holds {len(images)} images, the list {len(names)}; delete it")
-        self.faces = _Faces(images, labels)
+        self.faces = _Faces(images, labels[:, : self.tasks])
         self.indices = {name: np.flatnonzero(splits == k) for k, name in enumerate(SPLITS)}
         empty = [name for name, chosen in self.indices.items() if len(chosen) == 0]
         if empty:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
-from decathlon.tasks.pinn.multitask_labels import CELEBA_ATTRIBUTES, digit_attributes
+from decathlon.tasks.pinn.multitask_labels import celeba_attributes, digit_attributes
 from decathlon.tasks.pinn.multitask_metrics import f1_counts, f1_from_counts
 from decathlon.tasks.pinn.multitask_nets import CelebATrunk, OverlayTrunk
 from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
@@ -171,11 +171,11 @@ class DigitsMultiTask(MultiTask):
 
 
 class CelebAMultiTask(MultiTask):
-    """``MultiTask`` on CelebA: forty attributes.
+    """``MultiTask`` on CelebA.
 
     Args:
         method: method config.
-        dataset: ``width`` of the network (64).
+        dataset: ``width`` of the network (64), ``tasks``: how many of the forty attributes.
         lr, lr_end, steps: of the schedule.
         seed: not used here; the runner has set the global one.
     """
@@ -185,7 +185,7 @@ class CelebAMultiTask(MultiTask):
     ) -> None:
         super().__init__(
             CelebATrunk(int(dataset["width"])),
-            list(CELEBA_ATTRIBUTES),
+            celeba_attributes(int(dataset["tasks"])),
             method,
             _schedule(dataset, lr, lr_end, steps),
             lr,

@@ -108,3 +108,14 @@ CELEBA_ATTRIBUTES = [
     "Young",
 ]
 """The forty columns of list_attr_celeba.txt, in its order."""
+
+
+def celeba_attributes(count: int) -> list[str]:
+    """The first ``count`` names.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= count <= len(CELEBA_ATTRIBUTES):
+        raise ValueError(f"tasks={count} must be from 1 to {len(CELEBA_ATTRIBUTES)}")
+    return CELEBA_ATTRIBUTES[:count]
