@@ -2,8 +2,8 @@
 
     python scripts/pinn_mean_rank.py results/pinn/celeba
 
-Reads the finished jobs' records. Jobs of one method that differ in an option (``lr``, ``updates_per_step``, ...) count as
-different methods. Ranks are taken within each seed that every method has, then averaged.
+Reads the finished jobs' records. Jobs of one method that differ in an option (``lr``, ``updates_per_step``, ...)
+count as different methods. Ranks are taken within each seed that every method has, then averaged.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from decathlon.errors import ConfigError, DataError
 from decathlon.tasks.pinn.batches import Batches, Steps
 from decathlon.tasks.pinn.celeba import CelebA, read_attributes, read_partition
 from decathlon.tasks.pinn.digits_overlay import DigitsOverlay, make, overlay
+from decathlon.tasks.pinn.mixin import check_trainer
 from decathlon.tasks.pinn.multitask import CelebAMultiTask, DigitsMultiTask
 from decathlon.tasks.pinn.multitask_labels import CELEBA_ATTRIBUTES, DIGIT_RULES, digit_attributes
 from decathlon.tasks.pinn.multitask_metrics import f1_counts, f1_from_counts, f1_scores, mean_ranks
@@ -303,3 +305,16 @@ def test_processes_share_every_batch_and_evaluate_each_row_once() -> None:
             assert sorted(left + right) == sorted(batch)
     assert [i for batch in whole for i in batch] == indices.tolist()
     assert list(Steps(3)) == [0, 1, 2]
+
+
+def test_trainers_that_shard_or_scale_are_refused() -> None:
+    class FSDPStrategy:
+        pass
+
+    for trainer in (
+        SimpleNamespace(strategy=FSDPStrategy(), precision="32-true"),
+        SimpleNamespace(strategy=object(), precision="16-mixed"),
+    ):
+        with pytest.raises(ConfigError, match="use"):
+            check_trainer(trainer)
+    check_trainer(SimpleNamespace(strategy=object(), precision="bf16-mixed"))

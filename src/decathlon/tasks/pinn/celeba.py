@@ -126,7 +126,7 @@ class CelebA(LightningDataModule):
 
     Args:
         root: it, or a folder in it, holds list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba(.zip).
-        dataset: ``image_size`` (64), ``batch_size`` (256), ``tasks`` (the first of the 40 attributes), ``workers`` (of the loader).
+        dataset: ``image_size`` (64), ``batch_size`` (256), ``tasks`` (how many attributes), ``workers`` (loader).
         seed: of the order.
     """
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.backward import Backward
 from decathlon.tasks.pinn.flat import Flat, Loss, average, evaluate
 from decathlon.tasks.pinn.method_config import build_method
@@ -92,7 +93,12 @@ class ConflictFreeMixin:
         self._probe = Backward(shared, _Nothing())
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """The optimizer of the shared parameters, and under M-ConFIG that of the heads."""
+        """The optimizer of the shared parameters, and under M-ConFIG that of the heads.
+
+        Raises:
+            ConfigError: the trainer shards parameters or scales losses.
+        """
+        check_trainer(self.trainer)  # type: ignore[attr-defined]
         return [self._optimizer] if self._head_optimizer is None else [self._optimizer, self._head_optimizer]
 
     def conflict_step(
@@ -254,6 +260,19 @@ class ConflictFreeMixin:
         self._seconds, self._timed = state["seconds"], state["timed"]
         if not isinstance(self._method, MConFIG):
             self._method.load_state_dict(state["method"])
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse what cannot be combined with gradients taken loss by loss.
+
+    Raises:
+        ConfigError: parameters are sharded over devices, or losses are scaled for half precision.
+    """
+    strategy = type(trainer.strategy).__name__
+    if any(word in strategy for word in ("FSDP", "ModelParallel", "DeepSpeed")):
+        raise ConfigError(f"conflict-free gradients need whole parameters on each device, not {strategy}: use ddp")
+    if str(trainer.precision) in ("16-mixed", "16"):
+        raise ConfigError("precision=16-mixed scales losses, which these methods do not: use 32-true or bf16-mixed")
 
 
 class _Nothing(Operator):
