@@ -122,7 +122,7 @@ def test_metrics(tmp_path: Path) -> None:
     with torch.no_grad():
         mse = float((module(x).double() - truth).square().mean())
     assert metrics["test/mse"] == pytest.approx(mse) and metrics["val/mse"] == pytest.approx(mse)
-    assert metrics["test/log10_mse"] == pytest.approx(math.log10(mse))
+    assert metrics["test/log10_mse"] == pytest.approx(math.log10(mse)) and metrics["test/diverged"] == 0
     assert metrics["test/mse_best"] == pytest.approx(min(module.history["mse"]))
     totals = [sum(pair) for pair in zip(module.history["pde"], module.history["data"])]
     chosen = module.history["mse"][totals.index(min(totals))]
@@ -135,6 +135,20 @@ def test_metrics(tmp_path: Path) -> None:
     assert "test/mse_official" not in metrics
     for name in ("solution.png", "training.png"):
         assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_divergence_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = make(dataset())
+    real = module.problem.losses
+
+    def losses(network: torch.nn.Module, seed: int, step: int, rank: int, world: int) -> dict[str, Any]:
+        found = real(network, seed, step, rank, world)
+        return {**found, "pde": lambda: found["pde"]() / (0.0 if step == 13 else 1.0)}
+
+    monkeypatch.setattr(module.problem, "losses", losses)
+    metrics = fit(module, dataset(), tmp_path)
+    assert (metrics["test/diverged"], metrics["test/steps"]) == (1.0, 13.0)
+    assert math.isnan(metrics["test/mse"]) and math.isnan(metrics["test/log10_mse"])
 
 
 def test_official_reference_is_used_when_found(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.files import cached
+from decathlon.tasks.pinn.batches import Steps
 from decathlon.tasks.pinn.problems.base import Problem
 
 
@@ -73,10 +74,12 @@ class Collocation(LightningDataModule):
         return torch.from_numpy(found)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(range(self.batches), batch_size=None)  # type: ignore[arg-type]
+        steps: Any = range(self.batches)
+        return DataLoader(steps, sampler=Steps(self.batches), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader([self.test_set], batch_size=None)  # type: ignore[arg-type]
+        sets: Any = [self.test_set]
+        return DataLoader(sets, sampler=Steps(1), batch_size=None)
 
     test_dataloader = val_dataloader
 

@@ -1,7 +1,8 @@
 """Training a network on a differential equation with a conflict-free method."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
 from decathlon.tasks.pinn.selection import Selection
 
+log = logging.getLogger(__name__)
+
 
 class PINN(ConflictFreeMixin, LightningModule):
     """A physics-informed network: losses are the equation's residual and the conditions.
@@ -29,13 +32,15 @@ class PINN(ConflictFreeMixin, LightningModule):
     ``test/mse_best`` (the best seen in training: selects on the test set, as the paper does), ``test/mse_selected``
     (where the sum of the training losses was lowest), ``test/log10_mse``, ``test/mse_<field>``, the same against the
     paper's reference file where it is found (``test/mse_official``, ``test/mse_official_best``), unknown coefficients,
-    ``test/steps`` and ``test/seconds_per_step``.
+    ``test/steps``, ``test/seconds_per_step`` and ``test/diverged`` (1: a gradient was not finite; the run stopped and
+    its errors are not numbers).
 
     Args:
         method: method config.
         dataset: dataset config: ``problem``, and optional ``network`` (``width``, ``hidden``), ``schedule`` (cosine or
-            constant), ``evaluations``, ``momentum_steps`` (M-ConFIG makes so many times the steps, each of which costs
-            less), ``block`` (steps per training_step: saves overhead), ``cosines_every``, ``figures``.
+            constant), ``evaluations``, ``steps_scale`` (factor on the steps), ``momentum_steps`` (a further one for
+            M-ConFIG, whose steps cost less), ``block`` (steps per training_step: saves overhead), ``cosines_every``,
+            ``figures``.
         lr, lr_end: highest and last learning rate.
         steps: of optimisation.
         seed: of the points.
@@ -53,7 +58,9 @@ class PINN(ConflictFreeMixin, LightningModule):
             raise ConfigError(
                 f"steps={steps}, evaluations={self.evaluations} and block={self.block} must be at least 1"
             )
-        factor = float(dataset.get("momentum_steps", 1.0)) if _keeps_momenta(method) else 1.0
+        factor = float(dataset.get("steps_scale", 1.0))
+        if _keeps_momenta(method):
+            factor *= float(dataset.get("momentum_steps", 1.0))
         self.steps = max(1, round(int(steps) * factor))
         schedule = make_schedule(dataset, lr, lr_end, self.steps)
         log_every = int(dataset.get("cosines_every", 100))
@@ -61,6 +68,7 @@ class PINN(ConflictFreeMixin, LightningModule):
         self.steps_per_epoch = -(-self.steps // self.evaluations)
         self.selection = Selection()
         self.history: dict[str, list[float]] = {}
+        self.diverged = -1  # the step at which a gradient was not finite
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -76,11 +84,24 @@ class PINN(ConflictFreeMixin, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         start = self.conflict_steps
         until = min(start + self.block, (start // self.steps_per_epoch + 1) * self.steps_per_epoch, self.steps)
-        for step in range(start, until):
+        for step in range(start, until if self.diverged < 0 else start):
             losses = self.problem.losses(self.network, self.seed, step, self.global_rank, self.trainer.world_size)
-            for name, value in self.conflict_step(losses).items():
+            found = self._step_unless_diverged(losses, step)
+            for name, value in found.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value.double()
                 self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _step_unless_diverged(self, losses: dict[str, Callable[[], Tensor]], step: int) -> dict[str, Tensor]:
+        """A step; if a gradient is not finite the run has diverged, which is a result: it stops, and says so."""
+        try:
+            return self.conflict_step(losses)
+        except ValueError as error:
+            if "not finite" not in str(error):
+                raise
+            self.diverged = step
+            self.trainer.should_stop = True
+            log.warning("step %d: %s; this run has diverged and stops", step, error)
+            return {}
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         if self.trainer.sanity_checking:
@@ -107,7 +128,11 @@ class PINN(ConflictFreeMixin, LightningModule):
         for name in self.loss_names:
             if self.history.get(name):
                 found[f"loss_{name}"] = self.history[name][-1]
-        found |= {"log10_mse": math.log10(final["mse"]) if final["mse"] > 0 else -math.inf}
+        if self.diverged >= 0:
+            found = {name: math.nan for name in found}  # not a result of the whole protocol
+        mse = found["mse"]
+        found["log10_mse"] = math.log10(mse) if mse > 0 else math.nan
+        found["diverged"] = float(self.diverged >= 0 or not math.isfinite(mse))
         found |= {"steps": float(self.conflict_steps), "seconds_per_step": self.seconds_per_step}
         self.log_dict({f"test/{name}": value for name, value in found.items()}, batch_size=1)
         if self.figures and self.trainer.is_global_zero:
@@ -143,6 +168,7 @@ class PINN(ConflictFreeMixin, LightningModule):
             "counts": dict(self._counts),
             "history": {name: list(values) for name, values in self.history.items()},
             "selection": self.selection.state_dict(),
+            "diverged": self.diverged,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -151,6 +177,7 @@ class PINN(ConflictFreeMixin, LightningModule):
         self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self._counts, self.history = dict(state["counts"]), {k: list(v) for k, v in state["history"].items()}
         self.selection.load_state_dict(state["selection"])
+        self.diverged = state["diverged"]
 
 
 def make_schedule(dataset: Mapping[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:
