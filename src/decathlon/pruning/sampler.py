@@ -25,13 +25,13 @@ def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
 class EpochSampler(DistributedSampler):
     """Yields the selected positions 0..n-1 of the training set, shuffled by (seed, epoch).
 
-    Nothing is drawn from a global generator: the order of epoch e is the same in an uninterrupted and in a resumed
-    run. When ``torch.distributed`` is initialised each rank gets every world-size-th position of the common order;
-    the order is filled up from its start so that all ranks have equally many. It is a ``DistributedSampler`` so that
-    Lightning leaves it in its place.
+    Nothing is drawn from a global generator: the order of epoch e is the same in an uninterrupted and in a
+    resumed run. When ``torch.distributed`` is initialised each rank gets every world-size-th position of the
+    common order; the order is filled up from its start so that all ranks have equally many. It is a
+    ``DistributedSampler`` so that Lightning leaves it in its place.
 
-    Use it as ``sampler=`` of a ``DataLoader``, or take a whole epoch as one tensor by ``order()`` and cut it with
-    ``split_batches``. Before the first ``set_selection`` it yields the whole training set.
+    Use it as ``sampler=`` of a ``DataLoader``, or take a whole epoch as one tensor by ``order()`` and cut it
+    with ``split_batches``. Before the first ``set_selection`` it yields the whole training set.
 
     Args:
         n: number of training samples.
@@ -51,7 +51,7 @@ class EpochSampler(DistributedSampler):
         self.weight = torch.ones(self.n)
 
     def set_selection(self, indices: Tensor | None = None, weights: Tensor | None = None) -> None:
-        """Train on ``indices`` (k,) int64 with ``weights`` (k,) from the next epoch on; None means everything."""
+        """Train on ``indices`` (k,) int64 with ``weights`` (k,) from the next epoch on; None: everything."""
         self.weight = torch.ones(self.n)
         self.indices = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
         if self.indices is None:
