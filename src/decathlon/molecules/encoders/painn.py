@@ -1,0 +1,114 @@
+"""PaiNN: an equivariant network on atoms in space (Schütt et al. 2021, in the GeoSSL/Geom3D recipe)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from decathlon.molecules.batches import GeometryBatch
+from decathlon.molecules.encoders.sums import sum_segments
+from decathlon.molecules.packing import pairs_within
+
+ATOMIC_NUMBERS = 119
+
+
+class RadialBasis(nn.Module):
+    """Gaussian basis on [0, cutoff] and a cosine cutoff.
+
+    Args:
+        count: number of basis functions. cutoff: in Ångström.
+    """
+
+    centres: Tensor
+
+    def __init__(self, count: int, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.register_buffer("centres", torch.linspace(0, cutoff, count), persistent=False)
+        self.gamma = 0.5 / (cutoff / (count - 1)) ** 2
+
+    def forward(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (P,) to the basis (P, count) and the cutoff (P, 1), which is 0 from ``cutoff`` on."""
+        basis = torch.exp(-self.gamma * (distance[:, None] - self.centres) ** 2)
+        inside = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1) * (distance < self.cutoff)
+        return basis, inside[:, None]
+
+
+class PainnBlock(nn.Module):
+    """One message and one update step on scalars q (N, F) and vectors v (N, 3, F)."""
+
+    def __init__(self, width: int, basis: int) -> None:
+        super().__init__()
+        self.message = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+        self.filter = nn.Linear(basis, 3 * width)
+        self.mix = nn.Linear(width, 2 * width, bias=False)
+        self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(
+        self, q: Tensor, v: Tensor, edges: tuple[Tensor, Tensor, Tensor], basis: Tensor, inside: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        i, j, unit = edges
+        a, b, c = (self.message(q)[j] * (self.filter(basis) * inside)).chunk(3, dim=1)
+        q = q.index_add(0, i, a)
+        v = v.index_add(0, i, b[:, None] * unit[:, :, None] + c[:, None] * v[j])
+        mixed, other = self.mix(v).chunk(2, dim=2)
+        norm = (mixed.square().sum(1) + 1e-8).sqrt()
+        a, b, c = self.update(torch.cat([q, norm], dim=1)).chunk(3, dim=1)
+        q = q + a + c * (mixed * other).sum(1)
+        v = v + b[:, None] * other
+        return q, v
+
+
+class Painn(nn.Module):
+    """PaiNN encoder: scalars summed over each molecule, with a two-layer output network per atom.
+
+    Args:
+        width: F. layers: number of blocks. basis: number of radial functions. cutoff: in Ångström.
+        dropout: accepted for symmetry with the other encoders; PaiNN has none.
+    """
+
+    inputs = "geometry"
+
+    def __init__(
+        self, width: int = 128, layers: int = 3, basis: int = 20, cutoff: float = 5.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if layers < 1 or width < 1 or basis < 2 or cutoff <= 0:
+            raise ValueError(f"PaiNN needs layers, width >= 1, basis >= 2, cutoff > 0; got {layers}, {width}, {basis}")
+        if dropout:
+            raise ValueError("PaiNN has no dropout; leave dropout at 0")
+        self.out_dim = width
+        self.number = nn.Embedding(ATOMIC_NUMBERS, width)
+        self.radial = RadialBasis(basis, cutoff)
+        self.blocks = nn.ModuleList(PainnBlock(width, basis) for _ in range(layers))
+        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def embed(self, batch: GeometryBatch) -> Tensor:
+        """Continuous inputs: the embedding of each atomic number, (N, F)."""
+        return self.number(batch.numbers)
+
+    def encode_atoms(self, batch: GeometryBatch, embedded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scalars (N, F), invariant, and vectors (N, 3, F), which turn with the molecule."""
+        q = self.embed(batch) if embedded is None else embedded
+        v = q.new_zeros(len(q), 3, self.out_dim)
+        i, j = pairs_within(batch.atom_starts)
+        difference = batch.positions[j] - batch.positions[i]
+        distance = difference.norm(dim=1)
+        near = distance < self.radial.cutoff
+        i, j, difference, distance = i[near], j[near], difference[near], distance[near]
+        basis, inside = self.radial(distance)
+        unit = difference / distance.clamp(min=1e-6)[:, None]
+        for block in self.blocks:
+            q, v = block(q, v, (i, j, unit), basis, inside)
+        return q, v
+
+    def encode(self, embedded: Tensor, batch: GeometryBatch) -> Tensor:
+        """Molecule vectors (B, F) from continuous inputs (N, F)."""
+        q, _ = self.encode_atoms(batch, embedded)
+        return sum_segments(self.output(q), batch.atom_starts)
+
+    def forward(self, batch: GeometryBatch) -> Tensor:
+        """Molecule vectors (B, F), invariant to rotation, translation and reflection."""
+        return self.encode(self.embed(batch), batch)
+
+
