@@ -16,9 +16,7 @@ def kept(n: int, prune: float) -> int:
         ValueError: ``prune`` is no number in [0, 1), or ``n`` < 2.
     """
     if isinstance(prune, bool) or not isinstance(prune, int | float) or not 0 <= prune < 1:
-        raise ValueError(
-            f"prune={prune!r} is not a share of dropped samples; give a number from 0 up to below 1"
-        )
+        raise ValueError(f"prune={prune!r} is not a share of dropped samples; give a number from 0 up to below 1")
     if n < 2:
         raise ValueError(f"a training set of {n} samples cannot be pruned; at least 2 are needed")
     return max(1, math.floor((1 - prune) * n + 1e-9))
@@ -87,9 +85,7 @@ class Pruner:
         self.epoch += 1
         return indices, torch.ones(len(indices)) if weights is None else weights
 
-    def update(
-        self, batch_indices: Tensor, online_loss: Tensor, reference_loss: Tensor | None = None
-    ) -> None:
+    def update(self, batch_indices: Tensor, online_loss: Tensor, reference_loss: Tensor | None = None) -> None:
         """Take note of a batch: positions (B,) and the samples' losses (B,), before the optimiser's step.
 
         Raises:
@@ -98,9 +94,7 @@ class Pruner:
         self.count[batch_indices.detach().cpu()] += 1
         self.observe(batch_indices, online_loss, reference_loss)
 
-    def observe(
-        self, batch_indices: Tensor, online_loss: Tensor, reference_loss: Tensor | None = None
-    ) -> None:
+    def observe(self, batch_indices: Tensor, online_loss: Tensor, reference_loss: Tensor | None = None) -> None:
         """As ``update``, for samples that are only scored and not trained on."""
         at = batch_indices.detach().cpu()
         online = online_loss.detach().to("cpu", torch.float32)

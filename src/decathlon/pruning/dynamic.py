@@ -66,9 +66,7 @@ class _LossAverage(Pruner):
     ) -> None:
         super().__init__(n, prune, generator)
         if not 0 <= decay < 1:
-            raise ValueError(
-                f"decay={decay} is not the share of an old average that stays; give 0 <= decay < 1"
-            )
+            raise ValueError(f"decay={decay} is not the share of an old average that stays; give 0 <= decay < 1")
         self.decay = decay
         self.mean = torch.full((self.n,), math.inf)
         self.variance = torch.zeros(self.n)
@@ -103,9 +101,7 @@ class EpsilonGreedy(_LossAverage):
 
     def _select(self) -> tuple[Tensor, None]:
         explored = round(self.epsilon * self.k)
-        greedy = (
-            largest(self.mean, self.k - explored, self.generator) if explored < self.k else torch.arange(0)
-        )
+        greedy = largest(self.mean, self.k - explored, self.generator) if explored < self.k else torch.arange(0)
         rest = torch.ones(self.n, dtype=torch.bool)
         rest[greedy] = False
         others = choose(rest.nonzero().flatten(), explored, self.generator)

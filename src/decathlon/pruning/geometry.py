@@ -107,9 +107,7 @@ def least_prototypical(label: Tensor, own: Tensor, k: int, balance: float = 0.5)
     """
     n = len(label)
     by_similarity = own.argsort()
-    order = by_similarity[
-        label[by_similarity].argsort(stable=True)
-    ]  # clusters one after the other, far first
+    order = by_similarity[label[by_similarity].argsort(stable=True)]  # clusters one after the other, far first
     size = torch.bincount(label)
     rank = torch.arange(n) - (size.cumsum(0) - size)[label[order]]
     minimum = (balance * size / n * k + 1e-9).floor().long()

@@ -8,16 +8,11 @@ from decathlon.pruning.evidence import Evidence, chunks, mean_gradient, residual
 
 def alignment(embeddings: Tensor, residuals: Tensor, direction: Tensor) -> Tensor:
     """<g_i, direction> of every sample's head gradient with ``direction`` (T, d + 1): (n,)."""
-    parts = [
-        ((with_one(embeddings[rows]) @ direction.T) * residuals[rows]).sum(1)
-        for rows in chunks(len(embeddings))
-    ]
+    parts = [((with_one(embeddings[rows]) @ direction.T) * residuals[rows]).sum(1) for rows in chunks(len(embeddings))]
     return torch.cat(parts)
 
 
-def glister(
-    evidence: Evidence, k: int, rounds: int = 100, eta: float = 1.0, on: str = "validation"
-) -> Tensor:
+def glister(evidence: Evidence, k: int, rounds: int = 100, eta: float = 1.0, on: str = "validation") -> Tensor:
     """Greedy: add the samples whose gradients lower the validation loss. Killamsetty et al. (AAAI 2021).
 
     In each of ``rounds`` rounds the k / rounds samples with the largest <g_i, G> join; then the logits of the
@@ -93,9 +88,7 @@ def parameter_changes(
     tasks, size, _ = inverse.shape
     own = evidence.residual
     if tasks * size <= 2 * width:
-        blocks = [
-            own[:, task, None] * (with_one(evidence.embeddings) @ inverse[task]) for task in range(tasks)
-        ]
+        blocks = [own[:, task, None] * (with_one(evidence.embeddings) @ inverse[task]) for task in range(tasks)]
         return torch.cat(blocks, dim=1)
     changes = torch.zeros(len(evidence), width)
     for task in range(tasks):

@@ -26,9 +26,7 @@ class EMA:
 
     def __init__(self, average: Iterable[Tensor], online: Iterable[Tensor], beta: float) -> None:
         if not 0 <= beta <= 1:
-            raise ValueError(
-                f"beta={beta} is not the share of an average that stays; give a number from 0 to 1"
-            )
+            raise ValueError(f"beta={beta} is not the share of an average that stays; give a number from 0 to 1")
         self.average = list(average)
         self.online = list(online)
         self.beta = beta

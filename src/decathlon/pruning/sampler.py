@@ -39,6 +39,7 @@ class EpochSampler(DistributedSampler):
 
     Attributes:
         weight: (n,) float32, the loss weight of each sample (1 where nothing else was set).
+        weighted: whether any weight of the selection differs from 1.
     """
 
     def __init__(self, n: int, seed: int = 0) -> None:
@@ -49,10 +50,12 @@ class EpochSampler(DistributedSampler):
         self.epoch = 0
         self.indices: Tensor | None = None
         self.weight = torch.ones(self.n)
+        self.weighted = False
 
     def set_selection(self, indices: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Train on ``indices`` (k,) int64 with ``weights`` (k,) from the next epoch on; None: everything."""
         self.weight = torch.ones(self.n)
+        self.weighted = False
         self.indices = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
         if self.indices is None:
             return
@@ -60,6 +63,7 @@ class EpochSampler(DistributedSampler):
             raise ValueError(f"a selection holds at least one position, each from 0 to {self.n - 1}")
         if weights is not None:
             self.weight[self.indices] = weights.to("cpu", torch.float32)
+            self.weighted = bool((self.weight[self.indices] != 1).any())
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle as in ``epoch`` from the next iteration on."""

@@ -9,9 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 def entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over the known tasks of the binary entropy of the prediction, in nats: (n, T) -> (n,)."""
-    return (
-        binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none") * _known(labels)
-    ).sum(1)
+    return (binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none") * _known(labels)).sum(1)
 
 
 def least_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,7 +23,7 @@ def el2n(residuals: Tensor) -> Tensor:
 
 
 def grand(residuals: Tensor, embeddings: Tensor) -> Tensor:
-    """Norm of the gradient by a linear head, ||p - y|| sqrt(1 + ||z||^2): (n,). Paul et al. (NeurIPS 2021)."""
+    """Norm of the gradient by a linear head, ||p - y|| sqrt(1 + ||z||^2): (n,). As ``el2n``, Paul et al."""
     return residuals.norm(dim=1) * (1 + embeddings.square().sum(1)).sqrt()
 
 

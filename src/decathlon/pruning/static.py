@@ -110,9 +110,7 @@ class Informed(Fixed):
         """``choose`` (members, quota) within random parts of at most ``size``, quotas in proportion."""
         parts = random_parts(torch.arange(n), size, self.generator)
         quotas = shares([len(part) for part in parts], self.k)
-        return torch.cat(
-            [part[choose(part, quota)] for part, quota in zip(parts, quotas, strict=True) if quota]
-        )
+        return torch.cat([part[choose(part, quota)] for part, quota in zip(parts, quotas, strict=True) if quota])
 
 
 class Entropy(Informed):

@@ -68,9 +68,7 @@ class MolPeg(Pruner):
     ) -> None:
         super().__init__(n, prune, generator)
         if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
-            raise ValueError(
-                f"beta={beta!r} is not the share of an average that stays; give a number from 0 to 1"
-            )
+            raise ValueError(f"beta={beta!r} is not the share of an average that stays; give a number from 0 to 1")
         given = (selection, score_mode, reference_init, score_norm, rescore)
         for (option, choices), value in zip(_CHOICES.items(), given, strict=True):
             if value not in choices:
