@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import BondType, Crippen, Descriptors, rdMolDescriptors
+from rdkit.Chem import BondType, Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
@@ -60,9 +60,7 @@ def graphs(smiles: list[str]) -> Arrays:
         for bond in mol.GetBonds():
             begins.append(first + bond.GetBeginAtomIdx())
             ends.append(first + bond.GetEndAtomIdx())
-            kinds.append(
-                _BOND_TYPE.get(bond.GetBondType(), 0) * BOND_DIRECTIONS + _DIRECTION.get(bond.GetBondDir(), 0)
-            )
+            kinds.append(_BOND_TYPE.get(bond.GetBondType(), 0) * BOND_DIRECTIONS + _DIRECTION.get(bond.GetBondDir(), 0))
         atom_count[i] = mol.GetNumAtoms()
         bond_count[i] = 2 * mol.GetNumBonds()
     start = np.repeat(np.cumsum(atom_count) - atom_count, atom_count)
@@ -98,7 +96,7 @@ def fingerprints(smiles: list[str], radius: int = 2, bits: int = 1024) -> Arrays
 
 
 _DESCRIPTORS: dict[str, Callable[[Chem.Mol], float]] = {
-    "logp": Crippen.MolLogP,
+    "logp": lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
     "tpsa": rdMolDescriptors.CalcTPSA,
     "donors": rdMolDescriptors.CalcNumHBD,
     "acceptors": rdMolDescriptors.CalcNumHBA,
@@ -124,7 +122,7 @@ def descriptors(smiles: list[str]) -> Arrays:
     with rdBase.BlockLogs():
         for i, text in enumerate(smiles):
             mol, status[i] = parse(text)
-            if status[i] != Status.PARSED:
+            if mol is None or status[i] != Status.PARSED:
                 continue  # a descriptor of a molecule whose valences are wrong is undefined
             for j, function in enumerate(_DESCRIPTORS.values()):
                 values[i, j] = function(mol)

@@ -79,6 +79,7 @@ class CsvSource:
         max_missing: leave out labels of which at least this share is missing.
         member: path of the CSV inside a zip archive.
         unit: of the labels.
+        header: False: the file is a bare list of SMILES, one a line.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class CsvSource:
         max_missing: float | None = None,
         member: str | None = None,
         unit: str = "",
+        header: bool = True,
     ) -> None:
         if task_type not in ("classification", "regression"):
             raise ValueError(f"task_type={task_type!r} is neither classification nor regression")
@@ -104,6 +106,7 @@ class CsvSource:
         self.max_missing = max_missing
         self.member = member
         self.unit = unit
+        self.header = header
 
     def fetch(self, root: str | Path) -> Path:
         """The raw file under ``root``, downloaded if it is not there."""
@@ -116,7 +119,7 @@ class CsvSource:
             DataError: the file is missing, corrupt, or not this kind of table; names the file.
         """
         path = self.fetch(root)
-        frame, skipped = read_csv(path, self.member)
+        frame, skipped = read_csv(path, self.member, self.header)
         smiles_name = next((name for name in self.smiles_names if name in frame), None)
         if smiles_name is None:
             raise DataError(f"{path} has no column {' or '.join(self.smiles_names)}; its columns: {_some(frame)}")
@@ -177,7 +180,7 @@ class CsvSource:
         return table if len(known) == len(table) else table.select(known)
 
 
-def read_csv(path: Path, member: str | None = None) -> tuple[Any, int]:
+def read_csv(path: Path, member: str | None = None, header: bool = True) -> tuple[Any, int]:
     """A CSV file as a pandas frame, and how many lines were skipped because they have too many fields.
 
     Raises:
@@ -188,7 +191,9 @@ def read_csv(path: Path, member: str | None = None) -> tuple[Any, int]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pd.errors.ParserWarning)
-            frame = pd.read_csv(io.BytesIO(_bytes(path, member)), on_bad_lines="warn", low_memory=False)
+            content = io.BytesIO(_bytes(path, member))
+            names = None if header else ["smiles"]
+            frame = pd.read_csv(content, names=names, on_bad_lines="warn", low_memory=False)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{path} is corrupt ({error}); delete it and fetch it again") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from decathlon.errors import ConfigError
+from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.fingerprint import FingerprintMlp
 from decathlon.molecules.encoders.gin import Gin
 from decathlon.molecules.encoders.painn import Painn
 
-MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+MODELS: dict[str, tuple[type[Encoder], dict[str, Any]]] = {
     "gin": (Gin, {"layers": 5, "width": 300, "dropout": 0.5}),
     "gin_small": (Gin, {"layers": 3, "width": 64, "dropout": 0.2}),
     "fp_mlp": (FingerprintMlp, {"widths": [128, 128], "dropout": 0.3}),
@@ -33,10 +32,10 @@ def model_options(model: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def model_inputs(model: str | Mapping[str, Any]) -> str:
     """What a model reads: ``graph``, ``fingerprint`` or ``geometry``."""
-    return MODELS[model_options(model)[0]][0].inputs  # type: ignore[return-value]
+    return MODELS[model_options(model)[0]][0].inputs
 
 
-def make_encoder(model: str | Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
+def make_encoder(model: str | Mapping[str, Any], spec: Mapping[str, Any]) -> Encoder:
     """Build an encoder: ``encoder(batch)`` is (B, ``encoder.out_dim``).
 
     Every encoder also has ``embed(batch)``, its continuous inputs, and ``encode(embedded, batch)``, the rest.
@@ -62,4 +61,4 @@ def make_encoder(model: str | Mapping[str, Any], spec: Mapping[str, Any]) -> nn.
         raise ConfigError(f"model={name}: {error}") from error
 
 
-__all__ = ["MODELS", "FingerprintMlp", "Gin", "Painn", "make_encoder", "model_inputs", "model_options"]
+__all__ = ["MODELS", "Encoder", "FingerprintMlp", "Gin", "Painn", "make_encoder", "model_inputs", "model_options"]

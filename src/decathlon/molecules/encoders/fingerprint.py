@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from decathlon.molecules.batches import FingerprintBatch
+from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.norm import BatchNorm
 
 
-class FingerprintMlp(nn.Module):
+class FingerprintMlp(Encoder):
     """Morgan bits -> [Linear, BN, ReLU, Dropout] per hidden width.
 
     Args:
@@ -34,7 +35,3 @@ class FingerprintMlp(nn.Module):
     def encode(self, embedded: Tensor, batch: FingerprintBatch) -> Tensor:
         """Molecule vectors (B, D) from continuous inputs."""
         return self.mlp(embedded)
-
-    def forward(self, batch: FingerprintBatch) -> Tensor:
-        """Molecule vectors (B, D)."""
-        return self.mlp(batch.fingerprints)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.molecules.batches import GraphBatch
+from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.norm import BatchNorm
 from decathlon.molecules.encoders.sums import mean_segments, sum_neighbours
 from decathlon.molecules.features import BOND_DIRECTIONS, CHIRAL_TAGS, MASKED_BOND, SELF_LOOP
@@ -46,7 +47,7 @@ class GinLayer(nn.Module):
         return self.norm(self.mlp(torch.addmm(total, kinds, table)))
 
 
-class Gin(nn.Module):
+class Gin(Encoder):
     """GIN encoder: last layer's atoms, mean over each molecule.
 
     5 layers of width 300 have 1,857,900 parameters, 3 of width 64 have 59,712.
@@ -88,7 +89,3 @@ class Gin(nn.Module):
     def encode(self, embedded: Tensor, batch: GraphBatch) -> Tensor:
         """Molecule vectors (B, D) from continuous inputs (N, D)."""
         return mean_segments(self.encode_atoms(batch, embedded), batch.atom_starts)
-
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Molecule vectors (B, D)."""
-        return self.encode(self.embed(batch), batch)

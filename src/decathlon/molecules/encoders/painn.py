@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.molecules.batches import GeometryBatch
+from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.sums import sum_segments
 from decathlon.molecules.packing import pairs_within
 
@@ -59,7 +60,7 @@ class PainnBlock(nn.Module):
         return q, v
 
 
-class Painn(nn.Module):
+class Painn(Encoder):
     """PaiNN encoder: scalars summed over each molecule, with a two-layer output network per atom.
 
     Args:
@@ -106,9 +107,3 @@ class Painn(nn.Module):
         """Molecule vectors (B, F) from continuous inputs (N, F)."""
         q, _ = self.encode_atoms(batch, embedded)
         return sum_segments(self.output(q), batch.atom_starts)
-
-    def forward(self, batch: GeometryBatch) -> Tensor:
-        """Molecule vectors (B, F), invariant to rotation, translation and reflection."""
-        return self.encode(self.embed(batch), batch)
-
-

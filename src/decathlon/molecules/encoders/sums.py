@@ -19,7 +19,7 @@ class _SumNeighbours(torch.autograd.Function):
         ctx.save_for_backward(inputs[1], inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         neighbours, starts = ctx.saved_tensors
         return _SumNeighbours.apply(gradient.contiguous(), neighbours, starts), None, None
 
@@ -50,7 +50,7 @@ class _SumSegments(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (starts,) = ctx.saved_tensors
         return torch.repeat_interleave(gradient, starts.diff(), 0), None
 
