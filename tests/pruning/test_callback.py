@@ -7,11 +7,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tests.pruning.toy import Lines, Plain, Returning
+from pruning_toy import Lines, Plain, Returning
 
 from decathlon.checkpoint import RandomState
 from decathlon.pruning import SoftRandom
-from decathlon.pruning.callback import Pruning, make_pruner
+from decathlon.pruning.callback import Pruning
+from decathlon.pruning.method import make_pruner
 from decathlon.tasks.molpeg import MolPeg
 
 METHODS = {

@@ -40,6 +40,7 @@ class EpochSampler(DistributedSampler):
     Attributes:
         weight: (n,) float32, the loss weight of each sample (1 where nothing else was set).
         weighted: whether any weight of the selection differs from 1.
+        sharded: whether each rank gets a part only; False gives every rank everything.
     """
 
     def __init__(self, n: int, seed: int = 0) -> None:
@@ -48,6 +49,7 @@ class EpochSampler(DistributedSampler):
         self.n = int(n)
         self.seed = int(seed)
         self.epoch = 0
+        self.sharded = True
         self.indices: Tensor | None = None
         self.weight = torch.ones(self.n)
         self.weighted = False
@@ -75,7 +77,7 @@ class EpochSampler(DistributedSampler):
         order = torch.randperm(k, generator=epoch_generator(self.seed, self.epoch))
         if self.indices is not None:
             order = self.indices[order]
-        world, rank = _world()
+        world, rank = self._world()
         if world > 1:
             order = order.repeat(-(-world // k) + 1)[: world * len(self)][rank::world]
         return order
@@ -84,14 +86,13 @@ class EpochSampler(DistributedSampler):
         yield from self.order().tolist()
 
     def __len__(self) -> int:
-        return -(-self._size() // _world()[0])
+        return -(-self._size() // self._world()[0])
 
     def _size(self) -> int:
         return self.n if self.indices is None else len(self.indices)
 
-
-def _world() -> tuple[int, int]:
-    """(world size, rank), (1, 0) outside of distributed training."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size(), torch.distributed.get_rank()
-    return 1, 0
+    def _world(self) -> tuple[int, int]:
+        """(world size, rank), (1, 0) outside of distributed training."""
+        if self.sharded and torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return 1, 0
