@@ -12,7 +12,7 @@ def alignment(embeddings: Tensor, residuals: Tensor, direction: Tensor) -> Tenso
     return torch.cat(parts)
 
 
-def glister(evidence: Evidence, k: int, rounds: int = 100, eta: float = 1.0, on: str = "validation") -> Tensor:
+def glister(evidence: Evidence, k: int, rounds: int = 100, eta: float = 1.0, target: str = "validation") -> Tensor:
     """Greedy: add the samples whose gradients lower the validation loss. Killamsetty et al. (AAAI 2021).
 
     In each of ``rounds`` rounds the k / rounds samples with the largest <g_i, G> join; then the logits of the
@@ -20,12 +20,12 @@ def glister(evidence: Evidence, k: int, rounds: int = 100, eta: float = 1.0, on:
     is computed anew.
 
     Args:
-        on: ``validation`` or ``training``, the set whose loss is to fall.
+        target: ``validation`` or ``training``, the set whose loss is to fall.
     """
-    if on not in ("validation", "training"):
-        raise ValueError(f"on={on!r} is no set; choose validation or training")
+    if target not in ("validation", "training"):
+        raise ValueError(f"target={target!r} is no set; choose validation or training")
     own = evidence.residual
-    if on == "training":
+    if target == "training":
         z, logits, labels = evidence.embeddings, evidence.logits.clone(), evidence.labels
     else:
         z, logits, labels = evidence.val_embeddings, evidence.val_logits.clone(), evidence.val_labels

@@ -251,13 +251,13 @@ class Craig(Informed):
 class Glister(Informed):
     """The samples whose gradients lower the validation loss."""
 
-    options: ClassVar[dict[str, Any]] = {"rounds": 100, "eta": 1.0, "on": "validation"}
+    options: ClassVar[dict[str, Any]] = {"rounds": 100, "eta": 1.0, "target": "validation"}
     rounds: int
     eta: float
-    on: str
+    target: str
 
     def _choose(self, models: list[Evidence]) -> Tensor:
-        return glister(models[0], self.k, self.rounds, self.eta, self.on)
+        return glister(models[0], self.k, self.rounds, self.eta, self.target)
 
 
 class DatasetPruning(Informed):
