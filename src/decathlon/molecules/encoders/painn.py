@@ -1,6 +1,7 @@
 """PaiNN: an equivariant network on atoms in space (Schütt et al. 2021, in the GeoSSL/Geom3D recipe)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from decathlon.molecules.batches import GeometryBatch
 from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.sums import sum_segments
-from decathlon.molecules.packing import pairs_within
+from decathlon.molecules.packing import offsets, pairs_within
 
 ATOMIC_NUMBERS = 119
 
@@ -35,6 +36,20 @@ class RadialBasis(nn.Module):
         return basis, inside[:, None]
 
 
+class Edges(NamedTuple):
+    """Pairs of atoms, sorted by the first: those of atom i are ``starts[i]`` to ``starts[i + 1]``.
+
+    ``j`` (P,) is the second atom, ``unit`` (P, 3) points from the first to it, ``basis`` (P, count) and ``inside``
+    (P, 1) are functions of their distance.
+    """
+
+    j: Tensor
+    starts: Tensor
+    unit: Tensor
+    basis: Tensor
+    inside: Tensor
+
+
 class PainnBlock(nn.Module):
     """One message and one update step on scalars q (N, F) and vectors v (N, 3, F)."""
 
@@ -45,13 +60,16 @@ class PainnBlock(nn.Module):
         self.mix = nn.Linear(width, 2 * width, bias=False)
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(
-        self, q: Tensor, v: Tensor, edges: tuple[Tensor, Tensor, Tensor], basis: Tensor, inside: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        i, j, unit = edges
-        a, b, c = (self.message(q)[j] * (self.filter(basis) * inside)).chunk(3, dim=1)
-        q = q.index_add(0, i, a)
-        v = v.index_add(0, i, b[:, None] * unit[:, :, None] + c[:, None] * v[j])
+    def forward(self, q: Tensor, v: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
+        phi = self.message(q).index_select(0, edges.j)
+        a, b, c = (phi * (self.filter(edges.basis) * edges.inside)).chunk(3, dim=1)
+        q = q + sum_segments(a, edges.starts)
+        message = b[:, None] * edges.unit[:, :, None]
+        if v is None:  # all vectors are zero before the first block
+            v = sum_segments(message.flatten(1), edges.starts).view(len(q), 3, -1)
+        else:
+            message = message + c[:, None] * v.index_select(0, edges.j)
+            v = v + sum_segments(message.flatten(1), edges.starts).view_as(v)
         mixed, other = self.mix(v).chunk(2, dim=2)
         norm = (mixed.square().sum(1) + 1e-8).sqrt()
         a, b, c = self.update(torch.cat([q, norm], dim=1)).chunk(3, dim=1)
@@ -91,17 +109,23 @@ class Painn(Encoder):
     def encode_atoms(self, batch: GeometryBatch, embedded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scalars (N, F), invariant, and vectors (N, 3, F), which turn with the molecule."""
         q = self.embed(batch) if embedded is None else embedded
-        v = q.new_zeros(len(q), 3, self.out_dim)
+        v: Tensor | None = None
+        edges = self.edges(batch)
+        for block in self.blocks:
+            q, v = block(q, v, edges)
+        assert v is not None
+        return q, v
+
+    def edges(self, batch: GeometryBatch) -> Edges:
+        """The pairs of different atoms of one molecule that are nearer than the cutoff."""
         i, j = pairs_within(batch.atom_starts)
         difference = batch.positions[j] - batch.positions[i]
         distance = difference.norm(dim=1)
         near = distance < self.radial.cutoff
         i, j, difference, distance = i[near], j[near], difference[near], distance[near]
         basis, inside = self.radial(distance)
-        unit = difference / distance.clamp(min=1e-6)[:, None]
-        for block in self.blocks:
-            q, v = block(q, v, (i, j, unit), basis, inside)
-        return q, v
+        starts = offsets(torch.bincount(i, minlength=len(batch.numbers)))
+        return Edges(j, starts, difference / distance.clamp(min=1e-6)[:, None], basis, inside)
 
     def encode(self, embedded: Tensor, batch: GeometryBatch) -> Tensor:
         """Molecule vectors (B, F) from continuous inputs (N, F)."""

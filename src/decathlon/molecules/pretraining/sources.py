@@ -41,7 +41,12 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 
 def source_table(
-    root: str | Path, source: str | Mapping[str, Any] | None, dataset_source: Any, train: Table, limit: int | None
+    root: str | Path,
+    source: str | Mapping[str, Any] | None,
+    dataset_source: Any,
+    train: Table,
+    limit: int | None = None,
+    dataset_limit: int | None = None,
 ) -> Table:
     """The molecules of a pretraining source; labels, where it has any, are to be ignored.
 
@@ -53,6 +58,7 @@ def source_table(
         dataset_source: the source object of the target dataset.
         train: the target's training part.
         limit: at most so many molecules, evenly spaced.
+        dataset_limit: the ``limit`` that the target's table was read with, so that its remainder fits to it.
 
     Raises:
         ConfigError: no such source. DataError: its file is missing or corrupt.
@@ -64,16 +70,17 @@ def source_table(
     if source == "remainder":
         if not hasattr(dataset_source, "remainder"):
             raise ConfigError("pretrain.source=remainder: this dataset has none; choose " + ", ".join(SOURCES))
-        return _unlabelled(dataset_source.remainder(root)).thin(limit)
+        return _unlabelled(dataset_source.remainder(root, dataset_limit)).thin(limit)
     if isinstance(source, str):
         if source not in SOURCES:
             raise ConfigError(f"pretrain.source={source} is unknown; choose remainder, train, {', '.join(SOURCES)}")
         source = SOURCES[source]
     built = build(source)
-    table: Table = built.table(root)
     if hasattr(built, "remainder"):
-        return _unlabelled(table.smiles + built.remainder(root)).thin(limit)
-    return table.thin(limit)
+        smiles = built.table(root, dataset_limit).smiles + built.remainder(root, dataset_limit)
+        return _unlabelled(smiles).thin(limit)
+    table: Table = built.table(root, limit)
+    return table
 
 
 def _unlabelled(smiles: list[str]) -> Table:
