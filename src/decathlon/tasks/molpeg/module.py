@@ -81,7 +81,6 @@ class FineTune(pl.LightningModule):
         self.reference_seconds = self.epoch_seconds = 0.0
         self.epochs_timed = 0
         self._started = 0.0
-        self._last_step = 0
         self._sums = torch.zeros(4, dtype=torch.float64)  # loss, samples, positive labels, known labels
         self._outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
@@ -110,7 +109,6 @@ class FineTune(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Dropout masks are a function of the seed, whatever drew numbers before: making of caches, for instance."""
         torch.manual_seed(self.seed + 2**21 + self.global_rank)
-        self._last_step = self.trainer.global_step
 
     def configure_optimizers(self) -> Any:
         """Adam on encoder and head."""
@@ -137,52 +135,62 @@ class FineTune(pl.LightningModule):
         """The batch's loss per known label, and the samples' losses."""
         assert self.online is not None
         labels = self._labels(batch)
+        # In eval mode before the training forward, which moves the running statistics of BatchNorm.
+        scores = self._scores(batch, labels) if self.settings and self.settings.score_mode == "eval" else None
         logits = self.online(batch)
         total, known = label_losses(logits, labels, self.regression)
         labelled = known.sum().clamp(min=1)
         weighted = total if self.sample_weights is None else total * self.sample_weights
         loss = weighted.sum() / labelled
         losses = self._rank_losses(total.detach(), known, logits.shape[1])
-        result = {"loss": loss, "losses": losses, "index": batch.index}
-        if self.reference is not None:
-            start = time.perf_counter()
-            result["losses"], result["reference_losses"] = self._scores(batch, labels, losses)
-            self.reference_seconds += time.perf_counter() - start
+        if self.settings and scores is None:
+            scores = losses, self._reference_losses(batch, labels)
         with torch.no_grad():
             positive = torch.zeros(()) if self.regression else (labels == 1).sum()
             parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss), labelled.float()])
             self._sums += parts
-        return result
+        if scores is None:
+            return {"loss": loss, "losses": losses, "index": batch.index}
+        return {"loss": loss, "losses": scores[0], "reference_losses": scores[1], "index": batch.index}
 
-    def _scores(self, batch: Any, labels: Tensor, online: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (B,) by which MolPeg ranks, of the online and of the reference model."""
-        assert self.online is not None and self.reference is not None and self.settings is not None
-        evaluating = self.settings.score_mode == "eval"
+    def _scores(self, batch: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (B,) of the online and of the reference model, both without dropout if scores are taken so."""
+        assert self.online is not None and self.settings is not None
         training = self.online.training
+        self.online.train(training and self.settings.score_mode == "train")
         with torch.no_grad():
-            if evaluating:
-                self.online.eval()
-                online = self._losses_of(self.online(batch), labels)
-                self.online.train(training)
-            self.reference.train(training and not evaluating)
+            online = self._losses_of(self.online(batch), labels)
+            reference = self._reference_losses(batch, labels)
+        self.online.train(training)
+        return online, reference
+
+    def _reference_losses(self, batch: Any, labels: Tensor) -> Tensor:
+        """Losses (B,) of the reference model, in the mode of the online one."""
+        assert self.online is not None and self.reference is not None and self.settings is not None
+        start = time.perf_counter()
+        self.reference.train(self.online.training)
+        with torch.no_grad():
             output = self.reference(batch)
             logits = output if self.settings.ema_head else self.online.head(output)
-            return online, self._losses_of(logits, labels)
+            losses = self._losses_of(logits, labels)
+        self.reference_seconds += time.perf_counter() - start
+        return losses
 
     def score_losses(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """As in training, but outside of it: losses (B,) of the online and of the reference model."""
         labels = self._labels(batch)
+        if self.settings is not None:
+            return self._scores(batch, labels)
         with torch.no_grad():
-            online = self._losses_of(self(batch), labels)
-            return (online, None) if self.reference is None else self._scores(batch, labels, online)
+            return self._losses_of(self(batch), labels), None
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The reference follows each optimiser step."""
-        if self.reference is not None and self.trainer.global_step > self._last_step:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The reference follows each step of the optimizer, before a checkpoint can be taken."""
+        super().optimizer_step(*args, **kwargs)
+        if self.reference is not None:
             start = time.perf_counter()
             self.reference.update()
             self.reference_seconds += time.perf_counter() - start
-        self._last_step = self.trainer.global_step
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the sums of the epoch."""
@@ -271,6 +279,7 @@ class FineTune(pl.LightningModule):
         """Keep the test metrics of the last epochs and the clocks."""
         checkpoint["molpeg"] = {
             "test_by_epoch": self.test_by_epoch,
+            "sums": self._sums.cpu(),
             "seconds": [self.reference_seconds, self.epoch_seconds, float(self.epochs_timed)],
         }
 
@@ -280,3 +289,4 @@ class FineTune(pl.LightningModule):
         self.test_by_epoch = {**state["test_by_epoch"], **self.test_by_epoch}
         self.reference_seconds, self.epoch_seconds, timed = state["seconds"]
         self.epochs_timed = int(timed)
+        self._sums = state["sums"].to(self.device)

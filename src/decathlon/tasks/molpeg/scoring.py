@@ -1,23 +1,18 @@
 """Scores of the static methods: what models that were fine-tuned on everything say of the training samples."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from decathlon import files
+from decathlon.molecules.storage import cached_state
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.sampler import EpochSampler, epoch_generator
 from decathlon.pruning.scores import Forgetting, deepfool
 from decathlon.tasks.molpeg.losses import label_losses
 from decathlon.tasks.molpeg.predictor import Predictor
-
-VERSION = 1  # of the cached scores' format
 
 
 class Scoring:
@@ -47,32 +42,29 @@ class Scoring:
         self.seed, self.device = seed, device
         self.regression = data.task_type == "regression"
 
-    def evidence(self, epochs: int = 20, repeats: int = 1, boundary: bool = False) -> list[Evidence]:
+    def evidence(
+        self, epochs: int = 20, repeats: int = 1, boundary: bool = False, fingerprints: bool = False
+    ) -> list[Evidence]:
         """Evidence of ``repeats`` scratch models after ``epochs`` epochs on all samples.
 
         Args:
             boundary: also compute each sample's distance to the decision boundary.
+            fingerprints: add the molecules' Morgan bits, if the data have any, as features to cluster by.
         """
-        found = []
-        for repeat in range(repeats):
-            path = self._path(epochs, repeat)
-            state = files.cached(path, lambda r=repeat: self._train(epochs, r), torch.save, _load)  # type: ignore[misc]
-            weights = state.pop("weights")
-            if boundary and not self.regression:
-                place = path.with_name(f"{path.stem}-boundary.pt")
-                state["boundary"] = files.cached(place, lambda w=weights: self._boundary(w), torch.save, _load)  # type: ignore[misc]
-            features = getattr(self.data, "fingerprints", None)
-            state["features"] = features() if callable(features) else None
-            found.append(Evidence(**state))
-        return found
+        return [self._evidence(epochs, repeat, boundary, fingerprints) for repeat in range(repeats)]
 
-    def _path(self, epochs: int, repeat: int) -> Path:
+    def _evidence(self, epochs: int, repeat: int, boundary: bool, fingerprints: bool) -> Evidence:
         key = {
-            "version": VERSION, "data": self.data.identity(), "model": self.model, "lr": self.lr,
-            "weight_decay": self.weight_decay, "seed": self.seed, "epochs": epochs, "repeat": repeat,
+            "data": self.data.identity(), "model": self.model, "lr": self.lr, "weight_decay": self.weight_decay,
+            "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 1,
         }  # fmt: skip
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return Path(self.data.cache_dir) / "scores" / f"{digest}.pt"
+        state = cached_state(self.data.root, f"{self.data.dataset_name}-scores", key, lambda: self._train(epochs, repeat))
+        weights = state.pop("weights")
+        if boundary and not self.regression:
+            state.update(
+                cached_state(self.data.root, f"{self.data.dataset_name}-boundary", key, lambda: self._boundary(weights))
+            )
+        return Evidence(**state, features=self.data.fingerprints() if fingerprints else None)
 
     def _predictor(self, seed: int) -> Predictor:
         data = self.data
@@ -124,8 +116,8 @@ class Scoring:
                 parts[name].append(value.cpu())
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _boundary(self, weights: dict[str, Tensor]) -> Tensor:
-        """DeepFool's distance of each training sample, in the encoder's continuous inputs: (n,)."""
+    def _boundary(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``boundary``: DeepFool's distance of each training sample, in the encoder's continuous inputs, (n,)."""
         model = self._predictor(self.seed).to(self.device).eval().requires_grad_(False)
         model.load_state_dict(weights)
         encoder: Any = model.encoder
@@ -141,7 +133,7 @@ class Scoring:
 
                 known = ~torch.isnan(batch.y)
                 distance[batch.index.cpu()] = deepfool(logits, tuple(inputs.shape), rows, known).cpu()
-        return distance
+        return {"boundary": distance}
 
     def _labels(self, batch: Any) -> Tensor:
         if not self.regression:
@@ -162,7 +154,3 @@ def everything(sampler: EpochSampler) -> Iterator[EpochSampler]:
         sampler.sharded = True
         sampler.set_selection(indices, None if indices is None else weight[indices])
         sampler.set_epoch(epoch)
-
-
-def _load(path: Path) -> Any:
-    return torch.load(path, weights_only=True)
