@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file, or None if there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
