@@ -26,10 +26,10 @@ class FineTune(pl.LightningModule):
     """Encoder and linear head, trained by Adam on what a pruner selects.
 
     ``training_step`` returns what ``decathlon.pruning.callback.Pruning`` wants: the samples' losses, and where the
-    method asks for them those of the reference, taken before the step. ``val/score`` is the metric with its sign
-    such that more is better. Besides the metrics of validation and test it logs ``test/<metric>_last3`` (mean of the
-    test metric over the last three epochs, which unlike the best epoch's is not chosen on few validation
-    positives), ``train/kept_positive`` (share of positive among the known labels trained on), ``train/steps``,
+    method asks for them those of the reference, taken before the step. It logs all metrics of validation and test;
+    ``score`` is the main one with the sign by which more is better; ``test/<metric>_last3`` is the mean over the last
+    three epochs, which unlike the best epoch's value is not chosen on few validation positives. Also
+    ``train/kept_positive`` (share of positive among the known labels trained on), ``train/steps``,
     ``train/epoch_seconds`` and ``train/reference_seconds`` (mean wall time of an epoch's training, total of the
     reference's part; both of the host).
 
@@ -41,6 +41,7 @@ class FineTune(pl.LightningModule):
         lr: step size of Adam. weight_decay: of Adam. schedule: ``none``, or ``cosine`` from lr to 0 over all epochs.
         dropout: of the encoder; the model's own if None.
         seed: of the fresh weights and of the dropout masks.
+        test_curve: measure the test set after every epoch (``test/<metric>_epoch``), for curves; not to choose by.
     """
 
     brings_losses = True
@@ -56,8 +57,10 @@ class FineTune(pl.LightningModule):
         schedule: str = "none",
         dropout: float | None = None,
         seed: int = 0,
+        test_curve: bool = False,
     ) -> None:
         super().__init__()
+        self.test_curve = test_curve
         kind = check_method(method, prune)
         if metric not in HIGHER:
             raise ValueError(f"metric={metric} is none; choose {', '.join(HIGHER)}")
@@ -113,7 +116,8 @@ class FineTune(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam on encoder and head."""
         assert self.online is not None
-        optimizer = torch.optim.Adam(self.online.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.Adam(self.online.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         if self.schedule == "none":
             return optimizer
         epochs = self.trainer.max_epochs or 1
@@ -236,9 +240,10 @@ class FineTune(pl.LightningModule):
         self._outputs[1].append(batch.y)
 
     def _measure(self) -> dict[str, float]:
+        """The metrics of what was kept, and ``score``: the main one, with the sign by which more is better."""
         values = evaluate(*self._outputs, self.target)
         self._outputs = ([], [])
-        return values
+        return {**values, "score": values[self.metric] if HIGHER[self.metric] else -values[self.metric]}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Keep the outputs until the epoch's end."""
@@ -248,13 +253,14 @@ class FineTune(pl.LightningModule):
         """Log the validation metrics, and in the last epochs the mean of the test metrics so far."""
         values = self._measure()
         logs = {f"val/{name}": value for name, value in values.items()}
-        logs["val/score"] = values[self.metric] if HIGHER[self.metric] else -values[self.metric]
-        epochs = self.trainer.max_epochs or 0
-        if self.trainer.state.fn == "fit" and self.current_epoch >= epochs - LAST:
-            self.test_by_epoch[self.current_epoch] = self._test_now()
+        last_epochs = self.current_epoch >= (self.trainer.max_epochs or 0) - LAST
+        if self.trainer.state.fn == "fit" and (last_epochs or self.test_curve):
+            now = self.test_by_epoch[self.current_epoch] = self._test_now()
             last = [self.test_by_epoch[epoch] for epoch in sorted(self.test_by_epoch)[-LAST:]]
             for name in values:
                 logs[f"test/{name}_last{LAST}"] = sum(one[name] for one in last) / len(last)
+                if self.test_curve:
+                    logs[f"test/{name}_epoch"] = now[name]
         self.log_dict(logs)
 
     def _test_now(self) -> dict[str, float]:

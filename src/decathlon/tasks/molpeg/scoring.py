@@ -58,7 +58,9 @@ class Scoring:
             "data": self.data.identity(), "model": self.model, "lr": self.lr, "weight_decay": self.weight_decay,
             "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 1,
         }  # fmt: skip
-        state = cached_state(self.data.root, f"{self.data.dataset_name}-scores", key, lambda: self._train(epochs, repeat))
+        state = cached_state(
+            self.data.root, f"{self.data.dataset_name}-scores", key, lambda: self._train(epochs, repeat)
+        )
         weights = state.pop("weights")
         if boundary and not self.regression:
             state.update(
@@ -73,7 +75,8 @@ class Scoring:
     def _train(self, epochs: int, repeat: int) -> dict[str, Any]:
         seed = self.seed + 2**16 * (repeat + 1)
         model = self._predictor(seed).to(self.device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        fused = torch.device(self.device).type in ("cpu", "cuda")
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         forgetting = Forgetting(self.data.sampler.n)
         with torch.random.fork_rng(), torch.enable_grad(), everything(self.data.sampler) as sampler:
             torch.manual_seed(seed)
