@@ -67,9 +67,7 @@ def test_nothing_beyond_the_cutoff() -> None:
     far = PackedGeometries(
         torch.tensor([6, 8], dtype=torch.uint8), torch.tensor([[0.0, 0, 0], [5.0, 0, 0]]), torch.tensor([2])
     )
-    alone = [
-        PackedGeometries(far.numbers[i : i + 1], far.positions[i : i + 1], torch.tensor([1])) for i in range(2)
-    ]
+    alone = [PackedGeometries(far.numbers[i : i + 1], far.positions[i : i + 1], torch.tensor([1])) for i in range(2)]
     apart = sum(encoder(geometry_batch(one)) for one in alone)
     close(encoder(geometry_batch(far)), apart)
     near = replace(geometry_batch(far), positions=torch.tensor([[0.0, 0, 0], [4.0, 0, 0]]))

@@ -46,7 +46,7 @@ def test_inside_a_zip_and_without_a_header(tmp_path: Path) -> None:
     assert len(source("t.zip", member="in/t.csv.gz").table(tmp_path)) == 3
     bare = source("t.zip", member="in/bare.csv", header=False, labels=[]).table(tmp_path)
     assert bare.smiles == ["CCO", "CCN"] and bare.y.shape == (2, 0)
-    with pytest.raises(DataError, match="t.zip is corrupt"):
+    with pytest.raises(DataError, match=r"t\.zip is corrupt"):
         source("t.zip", member="in/other.csv").table(tmp_path)
 
 
