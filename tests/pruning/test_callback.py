@@ -51,7 +51,7 @@ def fit(
 ) -> tuple[Plain, Pruning, pl.Trainer]:
     module, data = module or Plain(), Lines(workers=workers)
     pruning = Pruning({"name": method, **METHODS[method]}, prune=0.6, seed=1)
-    callbacks: list[pl.Callback] = [pruning, RandomState()]
+    callbacks: list[pl.Callback] = [RandomState(), pruning]
     if save is not None:
         callbacks.append(ModelCheckpoint(folder, filename="saved", enable_version_counter=False, **save))
     if stop is not None:

@@ -112,6 +112,6 @@ def make(
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=bool(callbacks),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[pruning, record, RandomState(), *(callbacks or [])], default_root_dir=root,
+        callbacks=[RandomState(), pruning, record, *(callbacks or [])], default_root_dir=root,
     )  # fmt: skip
     return trainer, module, data, pruning, record

@@ -96,8 +96,13 @@ class FineTune(pl.LightningModule):
         if self.regression != (self.metric == "mae"):
             raise ValueError(f"metric={self.metric} does not fit a {data.task_type}")
         self.target = (torch.as_tensor(data.target_mean), torch.as_tensor(data.target_std)) if self.regression else None
-        if self.online is not None:
-            return
+        if self.online is None:
+            self._build(data)
+        if stage == "fit":
+            # Dropout masks are a function of the seed, whatever drew numbers before: making caches, for instance.
+            torch.manual_seed(self.seed + 2**21 + self.global_rank)
+
+    def _build(self, data: Any) -> None:
         spec, tasks = data.encoder_spec(), data.num_tasks
         self.online = Predictor(self.model, spec, tasks, data.pretrained_state(), self.seed)
         if self.settings is not None:
@@ -108,10 +113,6 @@ class FineTune(pl.LightningModule):
                 self.reference = self.settings.reference(self.online, start)
             else:
                 self.reference = self.settings.reference(self.online.encoder, start.encoder)
-
-    def on_fit_start(self) -> None:
-        """Dropout masks are a function of the seed, whatever drew numbers before: making of caches, for instance."""
-        torch.manual_seed(self.seed + 2**21 + self.global_rank)
 
     def configure_optimizers(self) -> Any:
         """Adam on encoder and head."""
