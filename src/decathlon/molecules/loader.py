@@ -22,6 +22,8 @@ class BatchLoader:
         batch_size: for display.
     """
 
+    batch_sampler = None  # Lightning asks every loader with a `sampler` for it
+
     def __init__(
         self,
         collate: Callable[[Tensor], Batch],
