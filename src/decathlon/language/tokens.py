@@ -1,0 +1,99 @@
+"""Text to token ids: document separators, continuations, padding, batches of similar length."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Bos = Literal["auto", "off"]
+_SEPARATOR = "<|endoftext|>"
+_ANCHOR = ":"
+_SPACE_MARK = "▁"
+
+
+def separator_id(tokenizer: Any) -> int | None:
+    """The token that ``bos="auto"`` puts before a text, or None if the tokenizer puts one there itself or has none.
+
+    The first position of a sequence is an attention sink: whatever token stands there gets the same huge activation.
+    Tokenizers of the GPT-2 kind leave that position to the first word of the text. ``<|endoftext|>``, which separates
+    documents in training, is preferred; otherwise the tokenizer's own BOS token.
+    """
+    if tokenizer("", add_special_tokens=True)["input_ids"]:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    if _SEPARATOR in vocabulary:
+        return int(vocabulary[_SEPARATOR])
+    return tokenizer.bos_token_id
+
+
+def encode(tokenizer: Any, texts: Sequence[str], bos: Bos = "auto") -> list[list[int]]:
+    """Token ids of each text, with the document separator before it (``bos="auto"``) or as the tokenizer has it.
+
+    A trailing end-of-sequence token that some tokenizers append is removed: every text here is to be continued.
+
+    Raises:
+        ValueError: if a text has no tokens at all.
+    """
+    if not texts:
+        return []
+    first = separator_id(tokenizer) if bos == "auto" else None
+    rows = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    out = []
+    for text, row in zip(texts, rows):
+        ids = list(row)
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+            ids.pop()
+        if first is not None and (not ids or ids[0] != first):
+            ids.insert(0, first)
+        if not ids:
+            raise ValueError(f"{text!r} has no tokens and the tokenizer has no separator token to start from")
+        out.append(ids)
+    return out
+
+
+def continuation_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that follows another one: no BOS, no added space mark, exactly the given characters.
+
+    ``" Paris"`` and ``"Paris"`` differ for byte-level tokenizers: bring the leading space along. Tokenizers of the
+    SentencePiece kind put a space mark before any text that they are given, so the text is tokenised behind an anchor.
+
+    Raises:
+        ValueError: if the text has no tokens.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if ids and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith(_SPACE_MARK):
+        anchor = list(tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"])
+        joint = list(tokenizer(_ANCHOR + text, add_special_tokens=False)["input_ids"])
+        if joint[: len(anchor)] == anchor:
+            ids = joint[len(anchor) :]
+    if not ids:
+        raise ValueError(f"the continuation {text!r} has no tokens")
+    return ids
+
+
+def pad(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right", value: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask (1 = token, 0 = padding), both (rows, longest) and int64."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        columns = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[index, columns] = torch.tensor(row, dtype=torch.long)
+        mask[index, columns] = 1
+    return ids, mask
+
+
+def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, each of at most ``max_tokens`` tokens once padded (or of one row).
+
+    Sorted by length, longest first, so that little is padded and a batch that does not fit shows at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    out: list[list[int]] = []
+    for index in order:
+        if out and (len(out[-1]) + 1) * max(lengths[out[-1][0]], 1) <= max_tokens:
+            out[-1].append(index)
+        else:
+            out.append([index])
+    return out
