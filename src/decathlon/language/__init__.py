@@ -1,7 +1,10 @@
 """Causal language models: loading, scoring, generation, taps into their layers. Knows no task."""
 
 from decathlon.language.generation import generate, sample
+from decathlon.language.loading import load, preferred_dtype
 from decathlon.language.scoring import Scores, next_logits, score, score_ids
+from decathlon.language.smollm import fetch_smollm2
+from decathlon.language.tiny import tiny_model, word_tokenizer
 from decathlon.language.tokens import Bos, continuation_ids, encode, separator_id
 
 __all__ = [
@@ -9,10 +12,15 @@ __all__ = [
     "Scores",
     "continuation_ids",
     "encode",
+    "fetch_smollm2",
     "generate",
+    "load",
     "next_logits",
+    "preferred_dtype",
     "sample",
     "score",
     "score_ids",
     "separator_id",
+    "tiny_model",
+    "word_tokenizer",
 ]
