@@ -59,6 +59,7 @@ class World:
             raise ValueError(f"people must be in 2..{GRID * GRID}, got {people}")
         if not 0 < composed <= 1:
             raise ValueError(f"composed is a share of the people in (0, 1], got {composed}")
+        self.seed = seed
         random = np.random.default_rng([seed, 7])
         cells = random.permutation(GRID * GRID)[:people]
         self.people = [f"fn{cell // GRID} ln{cell % GRID}" for cell in cells]
