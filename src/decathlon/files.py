@@ -123,6 +123,7 @@ def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, dig
                         raise DataError(f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        raise DataError(f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); "
-                        f"download it and put it at {target}") from error
+        raise DataError(
+            f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); download it and put it at {target}"
+        ) from error
     return target
