@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Families whose logits are exactly output_embeddings(last_hidden_state): no soft-capping, no scaling.
-_PLAIN_HEAD = {"gpt2", "gptj", "llama", "mistral", "qwen2"}
+_PLAIN_HEAD = {"gpt2", "gptj", "llama", "mistral", "qwen2"}  # the same as layouts.LAYOUTS
 
 
 @lru_cache(maxsize=64)
