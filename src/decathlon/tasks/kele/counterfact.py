@@ -56,10 +56,8 @@ def _full(record: Mapping[str, Any]) -> Case | str:
 
 def _flat(record: Mapping[str, Any]) -> Case | str:
     subject, old, new = record["subject"], record["ground_truth"], record["target_new"]
-    # A template is filled with str.format: a brace of the text itself cannot stay.
-    template = record["prompt"].replace("{", "(").replace("}", ")")
-    if template.count(subject) == 1:
-        template = template.replace(subject, "{}")
+    prompt = record["prompt"]
+    template = prompt.replace(subject, "{}") if prompt.count(subject) == 1 else prompt
     reason = refusal(template, subject, old, new)
     if reason is not None:
         return reason

@@ -65,7 +65,7 @@ class Case:
 
 def edit_probe(edit: Edit) -> Probe:
     """The edit's own prompt as a probe."""
-    return Probe(edit.prompt.format(edit.subject), edit.old, edit.new)
+    return Probe(edit.text, edit.old, edit.new)
 
 
 def refusal(prompt: str, subject: str, old: str, new: str) -> str | None:
@@ -74,9 +74,9 @@ def refusal(prompt: str, subject: str, old: str, new: str) -> str | None:
         return "no single slot for the subject in the prompt"
     if not subject.strip() or not old.strip() or not new.strip():
         return "empty subject or answer"
-    if prompt.format(subject).count(subject) != 1:
+    if prompt.replace("{}", subject).count(subject) != 1:
         return "subject not exactly once in the filled prompt"
-    if old == new:
+    if old.strip() == new.strip():
         return "old and new answer are the same"
     return None
 

@@ -186,7 +186,7 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
             shared += 1
         if shared == min(len(old), len(new)):
             shared = 0
-        prompts.append(edit.prompt.format(edit.subject) + tokenizer.decode(old[:shared]))
+        prompts.append(edit.text + tokenizer.decode(old[:shared]))
         tokens.append(old[shared])
     logits: Tensor = next_logits(model, tokenizer, prompts, bos=bos)
     old_logits = logits[torch.arange(len(tokens)), torch.tensor(tokens)]

@@ -27,8 +27,9 @@ ATTRIBUTES = {
 }
 PREFIXES = ("because", "i think that", "therefore", "he said that")
 SEPARATOR, PAD, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|unknown|>"
-GRID = 16
-"""First and last names: 16 each."""
+LETTERS = "ABCDEFGHIJKLMNOP"
+GRID = len(LETTERS)
+"""First and last names: 16 each. Letters, so that no name is the beginning of another."""
 ENTITIES = 12
 """Countries, and companies: 12 each."""
 
@@ -62,7 +63,7 @@ class World:
         self.seed = seed
         random = np.random.default_rng([seed, 7])
         cells = random.permutation(GRID * GRID)[:people]
-        self.people = [f"fn{cell // GRID} ln{cell % GRID}" for cell in cells]
+        self.people = [f"fn{LETTERS[cell // GRID]} ln{LETTERS[cell % GRID]}" for cell in cells]
         self.countries = [f"country{i}" for i in range(ENTITIES)]
         self.companies = [f"company{i}" for i in range(ENTITIES)]
         self.country_of = dict(zip(self.people, random.choice(self.countries, people)))
@@ -124,7 +125,7 @@ def attribute_prompts(attribute: str, entity: str) -> list[str]:
 def vocabulary() -> list[str]:
     """The 240 words of every world: three special ones, names, countries, companies, values and template words."""
     words = [SEPARATOR, PAD, UNKNOWN]
-    words += [f"fn{i}" for i in range(GRID)] + [f"ln{i}" for i in range(GRID)]
+    words += [f"fn{letter}" for letter in LETTERS] + [f"ln{letter}" for letter in LETTERS]
     words += [f"{kind}{i}" for kind in ATTRIBUTES for i in range(ENTITIES)]
     words += [f"{attribute}{i}" for group in ATTRIBUTES.values() for attribute in group for i in range(ENTITIES)]
     templates = [template for group in PERSON_TEMPLATES.values() for template in group]

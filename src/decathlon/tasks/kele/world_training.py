@@ -193,12 +193,12 @@ def prepare(root: str | Path, config: WorldTraining) -> Path:
 
 
 def load(root: str | Path, config: WorldTraining) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
-    """The trained model (trained now if need be) and its tokenizer."""
+    """The trained model (trained now if need be), frozen, and its tokenizer."""
     weights = load_file(prepare(root, config))
     with torch.random.fork_rng(devices=[]):
         model = empty_model(config)
     model.transformer.load_state_dict(weights)
-    return model.eval(), world_tokenizer()
+    return model.requires_grad_(False).eval(), world_tokenizer()
 
 
 @torch.no_grad()
