@@ -35,21 +35,51 @@ def encode(tokenizer: Any, texts: Sequence[str], bos: Bos = "auto") -> list[list
     Raises:
         ValueError: if a text has no tokens at all.
     """
+    return [ids for ids, _ in _encode(tokenizer, texts, bos, offsets=False)]
+
+
+def encode_with_offsets(
+    tokenizer: Any, texts: Sequence[str], bos: Bos = "auto"
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """``encode``, and for each token the characters [start, end) of the text it stands for; (0, 0) for a special one.
+
+    Raises:
+        ValueError: if a text has no tokens, or the tokenizer is a slow one, which knows no offsets.
+    """
+    if not getattr(tokenizer, "is_fast", True):
+        raise ValueError(f"{type(tokenizer).__name__} knows no character offsets; load a fast tokenizer")
+    return _encode(tokenizer, texts, bos, offsets=True)
+
+
+def _encode(
+    tokenizer: Any, texts: Sequence[str], bos: Bos, offsets: bool
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
     if not texts:
         return []
+    if bos not in ("auto", "off"):
+        raise ValueError(f"bos={bos} is unknown; choose auto or off")
     first = separator_id(tokenizer) if bos == "auto" else None
-    rows = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    made = tokenizer(list(texts), add_special_tokens=True, return_offsets_mapping=offsets)
     out = []
-    for text, row in zip(texts, rows):
-        ids = list(row)
+    for index, text in enumerate(texts):
+        ids = list(made["input_ids"][index])
+        spans = [tuple(span) for span in made["offset_mapping"][index]] if offsets else [(0, 0)] * len(ids)
         if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
             ids.pop()
+            spans.pop()
         if first is not None and (not ids or ids[0] != first):
             ids.insert(0, first)
+            spans.insert(0, (0, 0))
         if not ids:
             raise ValueError(f"{text!r} has no tokens and the tokenizer has no separator token to start from")
-        out.append(ids)
+        out.append((ids, spans))
     return out
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """What a text begins with before its first word: the tokenizer's own BOS, else the separator, else nothing."""
+    first = separator_id(tokenizer)
+    return [first] if first is not None else list(tokenizer("", add_special_tokens=True)["input_ids"])
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
