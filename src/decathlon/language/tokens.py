@@ -10,6 +10,7 @@ Bos = Literal["auto", "off"]
 _SEPARATOR = "<|endoftext|>"
 _ANCHOR = ":"
 _SPACE_MARK = "▁"
+_FEW = 512
 
 
 def separator_id(tokenizer: Any) -> int | None:
@@ -114,16 +115,23 @@ def pad(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right",
     return ids, mask
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], max_tokens: int, waste: float = 1.0) -> list[list[int]]:
     """Indices in batches of similar length, each of at most ``max_tokens`` tokens once padded (or of one row).
 
     Sorted by length, longest first, so that little is padded and a batch that does not fit shows at once.
+
+    Args:
+        waste: start a new batch when a row would be padded by more than this share of the batch's width, once the
+            batch has a few hundred tokens (below that, a smaller number of batches is worth more than the padding).
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     out: list[list[int]] = []
     for index in order:
-        if out and (len(out[-1]) + 1) * max(lengths[out[-1][0]], 1) <= max_tokens:
-            out[-1].append(index)
-        else:
-            out.append([index])
+        if out:
+            width = max(lengths[out[-1][0]], 1)
+            fits = (len(out[-1]) + 1) * width <= max_tokens
+            if fits and (lengths[index] >= (1 - waste) * width or len(out[-1]) * width < _FEW):
+                out[-1].append(index)
+                continue
+        out.append([index])
     return out

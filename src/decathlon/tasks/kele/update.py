@@ -34,17 +34,13 @@ class LowRank:
 
 @dataclass
 class Dense:
-    """A whole new weight of shape (out, in), or the steps to it: what an editor that trains the weight makes."""
+    """A whole new weight of shape (out, in): what an editor that trains the weight makes."""
 
     value: Tensor
 
-    def dense(self) -> Tensor:
-        """(out, in), the difference to the old weight."""
-        return self.value
-
     @property
     def nbytes(self) -> int:
-        """Bytes of the difference."""
+        """Bytes of the weight."""
         return self.value.nbytes
 
 
@@ -74,9 +70,11 @@ class Update:
 
 
 def changed(weight: Tensor, delta: LowRank | Dense, transposed: bool) -> Tensor:
-    """The new weight, in the stored orientation and dtype; the sum is formed in at least float32."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    difference = delta.dense().to(device=weight.device, dtype=torch.promote_types(wide, delta.dense().dtype))
+    """The new weight, in the stored orientation and dtype; a sum is formed in at least float32."""
+    if isinstance(delta, Dense):
+        return (delta.value.T if transposed else delta.value).to(weight)
+    difference = delta.dense().to(weight.device)
+    difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
     return (weight.to(difference.dtype) + (difference.T if transposed else difference)).to(weight.dtype)
 
 

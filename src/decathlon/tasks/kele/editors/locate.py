@@ -157,8 +157,11 @@ class LocateEditor(BaseEditor):
         inner = max(self.model.get_submodule(_down(self.model, layer)).weight.shape)
         size = 4 * (above * (10 * config.hidden_size + 4 * inner) + 2 * config.vocab_size)
         budget = self.options.max_tokens or max(256, _MEMORY // size)
-        lengths = [sum(len(row) - where for row, where in zip(*rows_of(edit, False))) for edit in edits]
-        yield from batches(lengths, budget)
+        lengths = []
+        for edit in edits:
+            rows, subjects = rows_of(edit, self.objective.beta > 0)
+            lengths.append(len(rows) * max(len(row) - where for row, where in zip(rows, subjects)))
+        yield from batches(lengths, budget, waste=0.3)
 
     def notes(self, edits: Sequence[Prompted], found: Found) -> list[dict[str, Any]]:
         """One mapping per edit: steps, final losses, norms, and whether erasure was impossible."""
