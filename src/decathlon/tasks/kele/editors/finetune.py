@@ -107,11 +107,12 @@ class FineTune(BaseEditor):
             with torch.enable_grad():
                 part = weights.clone().requires_grad_(True)
                 losses = self._losses(part, module, observed, places)
+                summed = losses.sum()
             final[going] = losses.detach()[going]
             going = going & (losses.detach() >= goal.stop)
             if step == goal.steps or not bool(going.any()):
                 break
-            (gradient,) = torch.autograd.grad(losses.sum(), part)
+            (gradient,) = torch.autograd.grad(summed, part)
             now = going[:, None, None]
             mean.copy_(torch.where(now, 0.9 * mean + 0.1 * gradient, mean))
             square.copy_(torch.where(now, 0.999 * square + 0.001 * gradient**2, square))
