@@ -128,7 +128,7 @@ def test_broken_mquake_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a readable JSON file"):
         mquake.load(tmp_path)
     path.write_bytes(gzip.compress(json.dumps([record()]).encode()))
-    with pytest.raises(DataError, match="1.* cases per number of hops, expected"):
+    with pytest.raises(DataError, match=r"1.* cases per number of hops, expected"):
         mquake.load(tmp_path)
     write(tmp_path, "MQuAKE-T.json", [record(), record()])
     with pytest.raises(DataError, match="same case_id twice"):
@@ -177,17 +177,18 @@ def test_pick() -> None:
     assert pick(items, 3, "first") == [0, 1, 2] and pick(items, 5, "spread") == [0, 2, 4, 6, 8]
 
 
-WORLD = {"name": "world", "source": "world", "training": {"steps": 1, "people": 40}}
+WORLD = {"name": "world", "source": "world"}
+SHORT = {"steps": 1, "people": 40}
 
 
 def test_the_world_as_batches(tmp_path: Path) -> None:
-    data = EditCases(str(tmp_path), WORLD, "world", cases=5, batch_size=2, seed=4)
+    data = EditCases(str(tmp_path), WORLD, "world", cases=5, batch_size=2, seed=4, training=SHORT)
     data.prepare_data()
     data.setup("test")
     batches = list(data.test_dataloader())
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert data.spec.world_training().path(tmp_path).is_file()
-    other = EditCases(str(tmp_path), WORLD, "world", cases=5, batch_size=2, seed=5)
+    other = EditCases(str(tmp_path), WORLD, "world", cases=5, batch_size=2, seed=5, training=SHORT)
     assert other.spec.world_training().path(tmp_path) != data.spec.world_training().path(tmp_path)
 
 
@@ -275,9 +276,9 @@ def test_bad_options(dataset: dict[str, Any], options: dict[str, Any], message: 
 
 
 def test_bad_training_options() -> None:
-    with pytest.raises(ValueError, match=r"dataset.training has no option epochs; choose batch_size"):
-        EditCases("data", WORLD | {"training": {"epochs": 3}}, "world")
+    with pytest.raises(ValueError, match=r"training has no option epochs; choose batch_size"):
+        EditCases("data", WORLD, "world", training={"epochs": 3})
     with pytest.raises(ValueError, match="steps must be positive"):
-        EditCases("data", WORLD | {"training": {"steps": 0}}, "world")
+        EditCases("data", WORLD, "world", training={"steps": 0})
     with pytest.raises(ValueError, match="training options belong to model=world"):
-        EditCases("data", {"name": "m", "source": "mquake", "training": {"steps": 1}}, "gpt2-xl")
+        EditCases("data", {"name": "m", "source": "mquake"}, "gpt2-xl", training={"steps": 1})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from decathlon.errors import ConfigError, DataError
@@ -40,14 +41,13 @@ class EditCases(L.LightningDataModule):
 
     Args:
         root: the data folder.
-        dataset: ``source`` (world, mquake or counterfact) and what belongs to it: ``people`` and ``training`` of the
-            world, ``version`` and ``hops`` of MQuAKE, and the filter ``known`` (a rule of ``data_known``, or null)
-            with ``scan``, the number of records that are tried.
-        model: the model whose knowledge the filter asks, as in ``ModelSpec``.
+        dataset: ``source`` (world, mquake or counterfact) and what belongs to it: ``people`` of the world, ``version``
+            and ``hops`` of MQuAKE, and the filter ``known`` (a rule of ``data_known``, or null) with ``scan``, the
+            number of records that are tried.
+        model, dtype, training: the world's model, or the one whose knowledge the filter asks, as in ``ModelSpec``.
         cases: how many cases to take; null: all.
         batch_size: cases whose edits are prepared together.
         seed: the world's seed.
-        dtype: of a pretrained model's weights.
 
     The choice among more cases than wanted is ``dataset["pick"]``: ``first`` takes the first ones of the file,
     ``spread`` takes them evenly from all of it (MQuAKE is sorted by the number of hops).
@@ -62,6 +62,7 @@ class EditCases(L.LightningDataModule):
         batch_size: int = 16,
         seed: int = 0,
         dtype: str = "float32",
+        training: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -82,7 +83,7 @@ class EditCases(L.LightningDataModule):
             raise ConfigError(f"dataset.known={self.rule} needs the chains of source=mquake")
         if self.dataset.get("pick", "first") not in ("first", "spread"):
             raise ConfigError(f"dataset.pick={self.dataset['pick']} is neither first nor spread")
-        self.spec = ModelSpec(model, seed, self.dataset.get("training") or {}, dtype)
+        self.spec = ModelSpec(model, seed, training or {}, dtype)
         self.count, self.batch_size = cases, batch_size
         self.cases: list[Case] = []
 
@@ -115,6 +116,10 @@ class EditCases(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Case]:
         """Batches of cases, in order."""
         return DataLoader(CaseList(self.cases), batch_size=self.batch_size, collate_fn=list)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Cases are texts: nothing moves."""
+        return batch
 
     def _load(self) -> Loaded:
         if self.dataset["source"] == "counterfact":

@@ -46,7 +46,7 @@ class ModelSpec:
         known = {field.name for field in dataclasses.fields(WorldTraining)} - {"seed"}
         stray = sorted(set(self.training) - known)
         if stray:
-            raise ValueError(f"dataset.training has no option {stray[0]}; choose {', '.join(sorted(known))}")
+            raise ValueError(f"training has no option {stray[0]}; choose {', '.join(sorted(known))}")
         return WorldTraining(seed=self.seed, **self.training)
 
     def prepare(self, root: str | Path) -> None:

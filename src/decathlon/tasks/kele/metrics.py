@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -70,7 +71,7 @@ def quartiles(rows: Sequence[Row], by: str, what: str) -> list[float]:
     pairs = sorted((row["metrics"][by], row["metrics"][what]) for row in rows if {by, what} <= row["metrics"].keys())
     count = min(4, len(pairs))
     bounds = [round(i * len(pairs) / count) for i in range(count + 1)] if count else [0]
-    return [fmean(value for _, value in pairs[a:b]) for a, b in zip(bounds, bounds[1:])]
+    return [fmean(value for _, value in pairs[a:b]) for a, b in pairwise(bounds)]
 
 
 def case_metrics(row: Row) -> dict[str, float]:

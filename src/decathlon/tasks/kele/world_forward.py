@@ -1,21 +1,20 @@
 """GPT-2's next-token logits at the last position of each row, without a single padded token."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GPT2LMHeadModel
 
 
-def last_token_logits(model: GPT2LMHeadModel, ids: Tensor, lengths: Tensor) -> Tensor:
+def last_token_logits(model: Any, ids: Tensor, lengths: Tensor) -> Tensor:
     """The logits that follow each row, as ``model(ids).logits`` has them at ``lengths - 1``, with gradients.
 
     Rows are packed into one sequence of real tokens, sorted by length: linear layers see no padding, attention runs
     once per length, and the last layer computes queries and the MLP for last tokens only.
 
     Args:
-        model: a GPT-2 without cross-attention; its training mode decides about dropout.
+        model: a GPT2LMHeadModel without cross-attention; its training mode decides about dropout.
         ids: (rows, longest), padded on the right with anything.
         lengths: (rows,), at least 1.
 
@@ -75,11 +74,10 @@ def _attention(
     return torch.cat(parts)
 
 
-def _mlp(mlp: torch.nn.Module, x: Tensor) -> Tensor:
-    activation: Callable[[Tensor], Tensor] = mlp.act  # type: ignore[assignment]
-    return mlp.dropout(_linear(mlp.c_proj, activation(_linear(mlp.c_fc, x))))  # type: ignore[operator]
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    return mlp.dropout(_linear(mlp.c_proj, mlp.act(_linear(mlp.c_fc, x))))
 
 
-def _linear(layer: torch.nn.Module, x: Tensor) -> Tensor:
+def _linear(layer: Any, x: Tensor) -> Tensor:
     """GPT-2's transposed linear layer on (rows, width)."""
-    return torch.addmm(layer.bias, x, layer.weight)  # type: ignore[arg-type]
+    return torch.addmm(layer.bias, x, layer.weight)

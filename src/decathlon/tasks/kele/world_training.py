@@ -180,16 +180,22 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 
 def prepare(root: str | Path, config: WorldTraining) -> Path:
-    """Train the model of ``config`` unless it lies under ``root`` already; concurrent callers wait. Returns its path."""
+    """Train the model of ``config`` unless it lies under ``root``; concurrent callers wait. Returns its path."""
+
+    path = config.path(root)
 
     def make() -> GPT2LMHeadModel:
         log.info("training the world model, once: %s", config)
         return train(config)
 
-    def save(model: GPT2LMHeadModel, path: Path) -> None:
-        save_file({name: t.contiguous() for name, t in model.transformer.state_dict().items()}, path)
+    def save(model: GPT2LMHeadModel, target: Path) -> None:
+        save_file({name: t.contiguous() for name, t in model.transformer.state_dict().items()}, target)
 
-    return cached(config.path(root), make, save, lambda path: path)
+    def found(target: Path) -> None:
+        """Nothing to read yet."""
+
+    cached(path, make, save, found)  # type: ignore[misc]  # made here, read by `load`
+    return path
 
 
 def load(root: str | Path, config: WorldTraining) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
