@@ -61,7 +61,11 @@ def make_editor(
     return build(method, model, tokenizer, **extra)
 
 
-def _parameters(editor: Any) -> set[str]:
-    """Names of the keyword arguments that an editor's constructor takes by name."""
-    signature = inspect.signature(editor)
-    return {name for name, p in signature.parameters.items() if p.kind != p.VAR_KEYWORD} - {"model", "tokenizer"}
+def _parameters(editor: type) -> set[str]:
+    """Names of the arguments that an editor's constructor or those of its base classes take, besides options."""
+    names: set[str] = set()
+    for base in editor.__mro__[:-1]:
+        if "__init__" in vars(base):
+            signature = inspect.signature(vars(base)["__init__"])
+            names |= {name for name, p in signature.parameters.items() if p.kind != p.VAR_KEYWORD}
+    return names - {"self", "model", "tokenizer"}
