@@ -51,11 +51,13 @@ def make_editor(
     extra: dict[str, Any] = {"bos": bos, "seed": spec.seed}
     if layer is not None:
         extra["layer"] = layer
-    if "corpus" in _parameters(editor):
+    if "corpus" in _parameters(editor):  # editors without statistics take it as well, and do not read it
         if corpus == "world":
             extra["corpus"] = world_texts(spec.world_training().world(), tokenizer, samples)
         else:
-            extra |= {"corpus": corpus_texts(root, corpus), "samples": samples}
+            extra["corpus"] = corpus_texts(root, corpus)
+            if "samples" in inspect.signature(editor.options_class).parameters:
+                extra["samples"] = samples
     if "cache" in _parameters(editor) and not spec.is_world:
         extra["cache"] = root / "kele"  # the world's statistics take a fraction of a second
     return build(method, model, tokenizer, **extra)
