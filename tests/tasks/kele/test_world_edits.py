@@ -68,7 +68,7 @@ def test_the_corpus_of_the_world(known: tuple[Any, Any, World]) -> None:
     rows = world_texts(world, tokenizer, 301)
     assert len(rows) == 301 and rows == world_texts(world, tokenizer, 301)
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-    assert 0.2 < fmean("of the c" in text and " is" in text or "the country of" in text for text in texts) < 0.9
+    assert 0.2 < fmean(("of the c" in text and " is" in text) or "the country of" in text for text in texts) < 0.9
     assert {row[0] for row in rows} == {tokenizer.bos_token_id}
 
 
