@@ -1,8 +1,8 @@
 """Causal language models: loading, scoring, generation, taps into their layers. Knows no task."""
 
 from decathlon.language.generation import generate, sample
-from decathlon.language.loading import load, preferred_dtype
 from decathlon.language.layouts import Layout, layout_of
+from decathlon.language.loading import load, preferred_dtype
 from decathlon.language.scoring import Scores, next_logits, score, score_ids
 from decathlon.language.smollm import fetch_smollm2
 from decathlon.language.taps import run, tap

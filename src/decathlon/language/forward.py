@@ -17,7 +17,7 @@ def _cache_keyword(forward: Any) -> str:
 
 
 def cache_keyword(module: torch.nn.Module) -> str:
-    """How this model or block calls its key/value cache: ``cache`` (transformers >= 5.20 or so) or ``past_key_values``."""
+    """How this model or block calls its key/value cache: ``cache`` (recent transformers) or ``past_key_values``."""
     return _cache_keyword(type(module).forward)
 
 
@@ -27,7 +27,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def floating_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """An additive attention mask (rows, 1, queries, keys): 0 where ``allowed`` (rows, queries, keys), else the least float."""
+    """An additive mask (rows, 1, queries, keys): 0 where ``allowed`` (rows, queries, keys), else the least float."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 

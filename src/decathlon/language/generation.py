@@ -14,12 +14,12 @@ from decathlon.language.tree import Row, collate, pack
 
 
 class _Room(DynamicLayer):
-    """Keys and values of one layer with room for the tokens to come: a step writes its own column, it copies nothing."""
+    """Keys and values of one layer with room for the tokens to come: a step writes a column and copies nothing."""
 
     def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        rows, heads, used, size = keys.shape
+        rows, heads, used = keys.shape[:3]
         self.used = used
         self.buffers = [
             torch.cat([part, part.new_zeros(rows, heads, room, part.shape[-1])], dim=2) for part in (keys, values)
@@ -39,8 +39,10 @@ class _Room(DynamicLayer):
         self.keys, self.values = (buffer[:, :, : self.used] for buffer in self.buffers)
 
 
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], room: int, max_tokens: int) -> tuple[list[_Room], Tensor, Tensor]:
-    """Run the prompts, shared prefixes once. Returns the layers' caches, left-padded; the mask; the next token's logits."""
+def _prefill(
+    model: Any, prompts: Sequence[Sequence[int]], room: int, max_tokens: int
+) -> tuple[list[_Room], Tensor, Tensor]:
+    """Run the prompts, shared prefixes once: the layers' caches, left-padded; the mask; the next token's logits."""
     device, dtype = device_of(model), model.dtype
     width = max(len(prompt) for prompt in prompts)
     rows = pack(prompts)
@@ -48,7 +50,7 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]], room: int, max_tokens
     for batch in batches([len(row.tokens) for row in rows], max_tokens):
         chosen: list[Row] = [rows[index] for index in batch]
         ids, positions, allowed = collate(chosen)
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         mask = floating_mask(allowed.to(device), dtype)
         hidden, _ = hidden_states(model, ids.to(device), mask, positions.to(device), cache)
         paths = [path for row in chosen for path in row.paths]
@@ -59,7 +61,9 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]], room: int, max_tokens
             (layer.keys.transpose(1, 2)[r[:, None], columns], layer.values.transpose(1, 2)[r[:, None], columns])
             for layer in cache.layers
         ]
-        parts.append((layers, [member for row in chosen for member in row.members], head(model, hidden[r, columns[:, -1]])))
+        parts.append(
+            (layers, [member for row in chosen for member in row.members], head(model, hidden[r, columns[:, -1]]))
+        )
     order = torch.tensor([member for _, members, _ in parts for member in members]).argsort().to(device)
     depth = len(parts[0][0])
     layers_out = []
@@ -86,7 +90,7 @@ def _decode(
     if max_new_tokens < 1:
         return out
     layers, mask, logits = _prefill(model, prompts, max_new_tokens, max_tokens)
-    cache = Cache(layers=layers)
+    cache = Cache(layers=[*layers])
     alive = list(range(len(prompts)))
     lengths = mask.sum(dim=1)
     for step in range(max_new_tokens):

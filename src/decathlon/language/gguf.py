@@ -42,7 +42,9 @@ def _convert(source: Path, folder: Path) -> None:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
     except ImportError as error:
-        raise DataError(f"{source.name} needs the packages gguf and accelerate: pip install 'decathlon[smollm]'") from error
+        raise DataError(
+            f"{source.name} needs the packages gguf and accelerate: pip install 'decathlon[smollm]'"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)

@@ -69,6 +69,8 @@ def _from_pretrained(source: str, dtype: torch.dtype, device: str | torch.device
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"the model {source} is neither a folder with a model nor can it be fetched ({reason})") from error
+        raise DataError(
+            f"the model {source} is neither a folder with a model nor can it be fetched ({reason})"
+        ) from error
     model.requires_grad_(False)
     return model.eval().to(device), tokenizer

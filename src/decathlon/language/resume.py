@@ -25,7 +25,9 @@ class Past:
     def __init__(self, layers: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         self.layers = dict(layers)
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values (rows, heads, earlier + new positions, head size)."""
         keys, values = self.layers[layer_idx]
         return cat([keys, key_states], dim=2), cat([values, value_states], dim=2)
@@ -58,7 +60,7 @@ def upper_blocks(
     """
     if model.config._attn_implementation not in ("sdpa", "eager"):
         raise ValueError(
-            f"attn_implementation={model.config._attn_implementation} takes no custom mask; load the model with sdpa or eager"
+            f"attn_implementation={model.config._attn_implementation} takes no custom mask; load with sdpa or eager"
         )
     layout = layout_of(model)
     options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": past is not None}

@@ -81,7 +81,10 @@ def score_ids(
         ids, positions, allowed = collate(chosen)
         mask = floating_mask(allowed.to(device), dtype)
         hidden, _ = hidden_states(model, ids.to(device), mask, positions.to(device))
-        r, node, token, owner = [], [], [], []
+        r: list[int] = []
+        node: list[int] = []
+        token: list[int] = []
+        owner: list[int] = []
         for index, row in enumerate(chosen):
             for path, member in zip(row.paths, row.members):
                 size = len(targets[member])
@@ -103,7 +106,7 @@ def score_ids(
 def next_logits(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, bos: Bos = "auto", max_tokens: int = 4096
 ) -> Tensor:
-    """Logits of the token that follows each prompt, (prompts, vocabulary), float32 (float64 for such a model), on the CPU."""
+    """Logits of the token after each prompt, (prompts, vocabulary), at least float32, on the CPU."""
     check_plain_head(model)
     sequences = encode(tokenizer, prompts, bos)
     rows = pack(sequences)

@@ -1,6 +1,6 @@
 """Read what flows through named modules in a forward pass, and the gradients that come back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -83,8 +83,8 @@ def tap(
             handle.remove()
 
 
-def run(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a module inside ``tap(..., stop=True)``: its result, or None if the pass was ended early."""
+def run(module: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a model, or a function that calls it, inside ``tap(..., stop=True)``: None if the pass was ended early."""
     try:
         return module(*args, **kwargs)
     except _Reached:

@@ -9,7 +9,7 @@ FAMILIES = ("gpt2", "gptj", "llama")
 
 
 def word_tokenizer(words: Sequence[str], unknown: str = "<unk>", padding: str = "<pad>") -> Any:
-    """A word-level tokenizer: one token per white-space separated word, ids in the order given after two special ones."""
+    """A word-level tokenizer: one token per word between spaces, ids in the order given after two special ones."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -47,7 +47,13 @@ def tiny_model(
     config: Any
     if family == "gpt2":
         config = GPT2Config(
-            vocab_size=vocabulary, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads, n_inner=inner, **none
+            vocab_size=vocabulary,
+            n_positions=positions,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            n_inner=inner,
+            **none,
         )
     elif family == "gptj":
         config = GPTJConfig(

@@ -103,7 +103,9 @@ def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def pad(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right", value: int = 0) -> tuple[Tensor, Tensor]:
+def pad(
+    rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right", value: int = 0
+) -> tuple[Tensor, Tensor]:
     """Ids and mask (1 = token, 0 = padding), both (rows, longest) and int64."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), value, dtype=torch.long)

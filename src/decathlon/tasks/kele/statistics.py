@@ -1,4 +1,4 @@
-"""Second moments C = E[k k^T] of MLP keys over a corpus: streamed, resumable, kept on disk under the model's weights."""
+"""Second moments C = E[k k^T] of MLP keys over a corpus: streamed, resumable, kept on disk by the model's weights."""
 
 import hashlib
 import logging
@@ -65,7 +65,11 @@ def accumulate(
     if state is None:
         sizes = {layer: model.get_submodule(name).weight for layer, name in zip(layers, names)}
         width = {layer: max(weight.shape) for layer, weight in sizes.items()}
-        state = {"texts": 0, "tokens": 0, "sums": {layer: torch.zeros(n, n, dtype=torch.float64) for layer, n in width.items()}}
+        state = {
+            "texts": 0,
+            "tokens": 0,
+            "sums": {layer: torch.zeros(n, n, dtype=torch.float64) for layer, n in width.items()},
+        }
     texts = islice(corpus, state["texts"], limit)
     while group := list(islice(texts, _GROUP)):
         rows = [list(text) for text in group if not isinstance(text, str)]
@@ -164,11 +168,12 @@ class Moments:
 
     def _run(self, layers: list[int], part: Path | None) -> dict[str, Any]:
         assert self.corpus is not None
-        state = torch.load(part, weights_only=True) if part is not None and part.exists() else None
+        state: dict[str, Any] | None = None
+        found = torch.load(part, weights_only=True) if part is not None and part.exists() else None
         saved = time.monotonic()
         for state in accumulate(
             self.model, self.tokenizer, layers, self.corpus,
-            limit=self.samples, length=self.length, bos=self.bos, state=state,
+            limit=self.samples, length=self.length, bos=self.bos, state=found,
         ):  # fmt: skip
             if part is not None and time.monotonic() - saved > _SAVE_SECONDS:
                 _save(state, part)

@@ -61,8 +61,8 @@ class AlphaEdit(Memit):
             free = vectors[:, values < self.options.threshold]
             if not free.shape[1]:
                 raise ValueError(
-                    f"threshold={self.options.threshold} leaves no direction free at layer {layer}: the eigenvalues of C "
-                    f"go from {float(values[0]):.2g} to {float(values[-1]):.2g}"
+                    f"threshold={self.options.threshold} leaves no direction free at layer {layer}: "
+                    f"the eigenvalues of C go from {float(values[0]):.2g} to {float(values[-1]):.2g}"
                 )
             self._projectors[layer] = free @ free.T
         return self._projectors[layer]

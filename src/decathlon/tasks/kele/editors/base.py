@@ -57,8 +57,8 @@ class BaseEditor:
     """Common ground of the editors; ``prepare`` is theirs.
 
     Args:
-        model: a causal language model (GPT-2, GPT-J, LLaMA, Mistral or Qwen2 family). It is changed inside ``apply`` and
-            ``applied`` only.
+        model: a causal language model (GPT-2, GPT-J, LLaMA, Mistral or Qwen2 family). It is changed inside ``apply``
+            and ``applied`` only.
         tokenizer: its (fast) tokenizer.
         layer: the layer to edit, or several, for editors that spread over layers; None: the preset's.
         preset: settings for this model: a name from ``presets.PRESETS``, ``auto``, or None.

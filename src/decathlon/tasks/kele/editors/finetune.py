@@ -125,7 +125,13 @@ class FineTune(BaseEditor):
         return weights, final, steps
 
     def _observe(self, requests: list[list[Prompted]]) -> tuple[Observed, _Rows]:
-        rows, owners, row, column, token, owner, weight = [], [], [], [], [], [], []
+        rows: list[list[int]] = []
+        owners: list[int] = []
+        row: list[int] = []
+        column: list[int] = []
+        token: list[int] = []
+        owner: list[int] = []
+        weight: list[float] = []
         for index, request in enumerate(requests):
             for edit in request:
                 (prompt,), size = edit.prompts, len(edit.new)
@@ -138,9 +144,14 @@ class FineTune(BaseEditor):
                 rows.append([*prompt, *(edit.new[:-1] if teacher else [])])
                 owners.append(index)
         device = device_of(self.model)
-        indices = [torch.tensor(part, device=device) for part in (row, column, token, owner)]
-        wide = torch.promote_types(self.model.dtype, torch.float32)
-        places = _Rows(*indices, torch.tensor(weight, device=device, dtype=wide), torch.tensor(owners, device=device))
+        places = _Rows(
+            row=torch.tensor(row, device=device),
+            column=torch.tensor(column, device=device),
+            token=torch.tensor(token, device=device),
+            owner=torch.tensor(owner, device=device),
+            weight=torch.tensor(weight, device=device, dtype=torch.promote_types(self.model.dtype, torch.float32)),
+            rows=torch.tensor(owners, device=device),
+        )
         return observe(self.model, self.layer, rows, [0] * len(rows)), places
 
     def _losses(self, weights: Tensor, module: Any, observed: Observed, places: _Rows) -> Tensor:
@@ -148,9 +159,7 @@ class FineTune(BaseEditor):
         if module.bias is not None:
             values = values + module.bias
         hidden = observed.hidden - observed.values + values.to(observed.hidden.dtype)
-        top = upper_blocks(
-            self.model, self.layer + 1, hidden, observed.positions, observed.mask, observed.past
-        )
+        top = upper_blocks(self.model, self.layer + 1, hidden, observed.positions, observed.mask, observed.past)
         logp = torch.log_softmax(head(self.model, top[places.row, places.column]).to(weights.dtype), dim=-1)
         nll = -logp.gather(1, places.token[:, None])[:, 0] * places.weight
         return weights.new_zeros(len(weights)).index_add(0, places.owner, nll)

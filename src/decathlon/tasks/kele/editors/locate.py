@@ -132,7 +132,9 @@ class LocateEditor(BaseEditor):
         parts: list[tuple[list[int], Found]] = []
         for batch in self._batches(edits, layer):
             chosen = [edits[index] for index in batch]
-            rows, subjects, owners = [], [], []
+            rows: list[list[int]] = []
+            subjects: list[int] = []
+            owners: list[int] = []
             for index, edit in enumerate(chosen):
                 more, where = rows_of(edit, essence)
                 rows, subjects, owners = rows + more, subjects + where, owners + [index] * len(more)

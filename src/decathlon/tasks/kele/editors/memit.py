@@ -107,9 +107,13 @@ class Memit(LocateEditor):
         return float(remaining)
 
     def _observe(self, edits: Sequence[Prompted], layer: int, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
-        """Keys at ``layer`` (mean of the plain one and the mean of the others) and the watched output, as edited so far."""
+        """Keys at ``layer`` (mean of the plain one and the others' mean) and the watched output, as edited so far."""
         down = layout_of(self.model).down.format(layer)
-        rows = [(prompt, subject, index) for index, edit in enumerate(edits) for prompt, subject in zip(edit.prompts, edit.subjects)]
+        rows = [
+            (prompt, subject, index)
+            for index, edit in enumerate(edits)
+            for prompt, subject in zip(edit.prompts, edit.subjects)
+        ]
         keys: list[Tensor] = [torch.empty(0)] * len(rows)
         outputs: list[Tensor] = [torch.empty(0)] * len(rows)
         for batch in batches([subject + 1 for _, subject, _ in rows], _TOKENS):

@@ -99,11 +99,12 @@ class Rome(LocateEditor):
         mean, plain = found.key.double().cpu(), found.plain_key.double().cpu()
         a, b = self.moments.solve(self.layer, mean), self.moments.solve(self.layer, plain)
         cosine = (a * plain).sum(1) / ((a * mean).sum(1) * (b * plain).sum(1)).sqrt()
+        advice = "; the update may explode, use key_mode=r_rome" if self.options.key_mode == "rome" else ""
         for note, edit, value in zip(notes, edits, cosine.tolist()):
             note["key_cosine"] = value
             if abs(value) < _WARN_COSINE:
                 log.warning(
                     "%r: the mean key and the plain prompt's key are nearly orthogonal (cosine %.3f)%s",
-                    edit.edit.text, value, "; the update may explode, use key_mode=r_rome" * (self.options.key_mode == "rome"),
+                    edit.edit.text, value, advice,
                 )  # fmt: skip
         return notes
