@@ -17,6 +17,7 @@ NOT_IDENTITY = (
     "data_dir",
     "results_dir",
     "force",
+    "threads",
     "trainer",
     "logger",
     "table",
@@ -116,6 +117,7 @@ def identify(settled: DictConfig) -> str:
             probe[key] = None
         for group in ("task", "dataset", "method"):
             probe[group].pop("title", None)
+            probe[group].pop("threads", None)
         # Interpolations may point into the parts that are left out, so those go after resolving.
         content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)
