@@ -102,14 +102,13 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         if self.trainer.sanity_checking:
             return
         val, test = (self._f1(counts) for counts in self._counts)
-        each = {f"f1/{name}": float(value) for name, value in zip(self.attributes, test)}
-        self.selection.add(self.conflict_steps, float(test.mean()), float(val.mean()), worst=float(test.min()), **each)
+        self._record(test, float(val.mean()))
         self.log("val/f1", float(val.mean()), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         test = self._f1(self._counts[0])
-        if not self.selection.reading("selected"):  # tested without training
-            self.selection.add(0, float(test.mean()), 0.0, worst=float(test.min()))
+        if not self.selection.reading("selected"):  # never evaluated in training
+            self._record(test, 0.0)
         chosen = self.selection.reading("selected")
         self.log_dict(
             {
@@ -122,6 +121,10 @@ class MultiTask(ConflictFreeMixin, LightningModule):
                 **{f"test/{name}": value for name, value in chosen.items() if name.startswith("f1/")},
             }
         )
+
+    def _record(self, test: Tensor, validation: float) -> None:
+        each = {f"f1/{name}": float(value) for name, value in zip(self.attributes, test)}
+        self.selection.add(self.conflict_steps, float(test.mean()), validation, worst=float(test.min()), **each)
 
     def _f1(self, counts: Tensor) -> Tensor:
         """(m,) F1 from the counts of all processes."""
