@@ -35,7 +35,7 @@ def surroundings_pinn() -> dict[str, Any]:
 def surroundings_kele() -> dict[str, Any]:
     from decathlon.language import testing
 
-    model, tokenizer = testing.tiny("gpt2", words="Paris is the capital of France Italy".split())
+    model, tokenizer = testing.tiny("gpt2", words=["Paris", "is", "the", "capital", "of", "France", "Italy"])
     return {"model": model, "tokenizer": tokenizer, "inputs": tokenizer("Paris is", return_tensors="pt").input_ids}
 
 
