@@ -22,6 +22,8 @@ class BatchLoader:
         batch_size: for display.
     """
 
+    batch_sampler = None  # Lightning looks for it beside ``sampler``
+
     def __init__(
         self,
         collate: Callable[[Tensor], Batch],
