@@ -116,7 +116,9 @@ class MoleculeData(pl.LightningDataModule):
         self.split_ = self._split(whole)
         for name, rows in self.split_._asdict().items():
             if len(rows) < 2:
-                raise DataError(f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}")
+                raise DataError(
+                    f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}"
+                )
             self.parts[name] = whole.select(rows)
         self.report = whole.table.report
         self.tasks, self.task_type, self.unit = table.tasks, table.task_type, table.unit
