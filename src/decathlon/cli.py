@@ -1,0 +1,121 @@
+"""``decathlon``: everything that is not an experiment. Lists what there is, prints tables, fetches data."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
+
+from decathlon import catalog
+from decathlon.errors import ConfigError, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Console script ``decathlon``."""
+    options = _parser().parse_args(arguments)
+    from decathlon.console import say_error
+    from decathlon.messages import explain
+
+    try:
+        options.command(options)
+    except UserError as error:
+        say_error(str(error))
+        sys.exit(2)
+    except (HydraException, OmegaConfBaseException) as error:
+        say_error(explain(error, getattr(options, "overrides", [])))
+        sys.exit(2)
+    except OSError as error:
+        say_error(f"{error.strerror}: {error.filename}")
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="decathlon", description="Lists, tables and data; experiments are `run`.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="the tasks, and for each its datasets, methods and tables")
+    listing.add_argument("task", nargs="?", help="only this task, with a line for each entry")
+    listing.set_defaults(command=list_tasks)
+    table = commands.add_parser("table", help="a table of a paper from the finished jobs, and its claims")
+    table.add_argument("experiment", help="for example molpeg/small")
+    table.add_argument("overrides", nargs="*", help="as given to run -m, for example seed=0,1 or results_dir=...")
+    table.add_argument("--format", choices=["terminal", "md", "latex", "csv", "json"], default="terminal")
+    table.set_defaults(command=print_table)
+    data = commands.add_parser("data", help="fetch and check a dataset ahead of time")
+    data.add_argument("dataset")
+    data.add_argument("overrides", nargs="*", help="for example task=molpeg or data_dir=...")
+    data.set_defaults(command=prepare_data)
+    return parser
+
+
+def list_tasks(options: argparse.Namespace) -> None:
+    """``decathlon list [task]``."""
+    from decathlon.console import console
+
+    if options.task is not None and options.task not in catalog.tasks():
+        raise ConfigError(f"{options.task} is no task; choose {', '.join(catalog.tasks())}")
+    for task in [options.task] if options.task else catalog.tasks():
+        about = catalog.read(f"task/{task}").get("task", {})
+        console.print(f"[bold]{task}[/bold]  {escape(str(about.get('title', '')))} [dim]{about.get('paper', '')}[/dim]")
+        names = {name: catalog.read(f"datasets/{task}/{name}") for name in catalog.datasets(task)}
+        embedded = [name for name, config in names.items() if config.get("embedded")]
+        download = [name for name in names if name not in embedded]
+        _print_names("embedded", embedded, names, options.task)
+        _print_names("download", download, names, options.task)
+        methods = {name: catalog.read(f"methods/{task}/{name}") for name in catalog.methods(task)}
+        _print_names("methods", list(methods), methods, options.task)
+        tables = {name: catalog.read(f"experiment/{name}").get("table", {}) for name in catalog.experiments(task)}
+        _print_names("tables", list(tables), tables, options.task)
+
+
+def _print_names(label: str, names: list[str], configs: dict[str, dict], one_each: bool) -> None:
+    from decathlon.console import console
+
+    if not names:
+        return
+    if not one_each:
+        console.print(f"  [dim]{label:9}[/dim] {', '.join(names)}")
+        return
+    for name in names:
+        console.print(f"  [dim]{label:9}[/dim] {name:22} {escape(str(configs[name].get('title', '')))}")
+
+
+def print_table(options: argparse.Namespace) -> None:
+    """``decathlon table <task>/<name>``."""
+    from decathlon import render
+    from decathlon.console import console
+    from decathlon.table import make_table
+
+    table = make_table(options.experiment, options.overrides)
+    if options.format == "terminal":
+        render.to_terminal(table, console)
+    else:
+        sys.stdout.write(render.FORMATS[options.format](table))
+
+
+def prepare_data(options: argparse.Namespace) -> None:
+    """``decathlon data <dataset>``."""
+    from decathlon.compose import compose_config
+    from decathlon.console import console
+    from decathlon.job import Job
+
+    named = [o.partition("=")[2] for o in options.overrides if o.startswith("task=")]
+    owners = [task for task in named or catalog.tasks() if options.dataset in catalog.datasets(task)]
+    if not owners:
+        known = sorted({name for task in named or catalog.tasks() for name in catalog.datasets(task)})
+        raise ConfigError(f"{options.dataset} is no dataset; choose {', '.join(known)}")
+    if len(owners) > 1:
+        raise ConfigError(f"{options.dataset} is a dataset of {', '.join(owners)}; add task=<one of them>")
+    rest = [o for o in options.overrides if not o.startswith("task=")]
+    job = Job.of(compose_config([f"task={owners[0]}", f"dataset={options.dataset}", *rest]))
+    from decathlon.execute import construct, quiet
+
+    quiet()
+    _, data = construct(job.config)
+    data.prepare_data()
+    console.print(f"{options.dataset} is ready in {job.config['data_dir']}")
+
+
+if __name__ == "__main__":
+    main()

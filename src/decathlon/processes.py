@@ -1,0 +1,98 @@
+"""A job on several devices: its processes are started from its own ``config.yaml``.
+
+Lightning's launcher repeats ``sys.argv``, which under a Hydra multirun is the whole sweep. Here torchrun starts the
+workers of exactly one job, so several devices work inside a sweep as they do in a single run.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decathlon import files
+from decathlon.errors import UserError
+
+Config = dict[str, Any]
+
+
+def device_count(trainer: Config) -> int:
+    """How many processes the trainer config asks for on this machine; 1 unless a strategy joins several devices."""
+    devices = trainer.get("devices", 1)
+    if trainer.get("strategy") is None:
+        return 1
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    return len(devices) if isinstance(devices, list) else int(devices)
+
+
+class WorkersFailed(RuntimeError):
+    """The processes of a job ended without a result; carries the error of the first that said one."""
+
+
+def run_workers(folder: Path, count: int, lock: int) -> Config:
+    """Run the job of ``folder`` in ``count`` processes and return its outcome.
+
+    The workers inherit the descriptor ``lock``: the job stays locked until the last of them has ended. They end with
+    this process.
+    """
+    result, error = folder / "outcome.json", folder / "worker-error.json"
+    result.unlink(missing_ok=True)
+    error.unlink(missing_ok=True)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--max-restarts=0",
+        "-m", "decathlon.processes", str(folder),
+    ]  # fmt: skip
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "DECATHLON_LOCK": str(lock)}
+    done = subprocess.run(command, pass_fds=[lock], env=environment, preexec_fn=die_with_parent)
+    if done.returncode == 0 and result.exists():
+        outcome = json.loads(result.read_text())
+        result.unlink()
+        return outcome
+    if error.exists():
+        said = json.loads(error.read_text())
+        error.unlink()
+        if said["user"]:
+            raise UserError(said["message"])
+        raise WorkersFailed(f"{said['message']}\n{said['traceback']}")
+    raise WorkersFailed(f"the {count} processes of the job ended with status {done.returncode} and no result")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def worker(folder: Path) -> int:
+    """One process of a job, started by torchrun."""
+    die_with_parent()
+    from decathlon.execute import execute
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    # The real number of devices: `auto` has been counted by the process that started this one.
+    config["trainer"]["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+    try:
+        outcome = execute(config, folder)
+        if os.environ["RANK"] == "0":
+            files.write_text(folder / "outcome.json", json.dumps(outcome))
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        said = {"user": isinstance(error, UserError), "message": message, "traceback": traceback.format_exc()}
+        if not (folder / "worker-error.json").exists():
+            files.write_text(folder / "worker-error.json", json.dumps(said))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(worker(Path(sys.argv[1])))
