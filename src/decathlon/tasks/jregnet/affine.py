@@ -25,9 +25,7 @@ class AffineMaximizer:
 
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
         weights, boosts = self.weights.to(bids.device), self.boosts.to(bids.device)
-        outcome = score_auction(
-            auction, bids.double() * weights, lambda scores: scores / weights, 0.0, boosts, present
-        )
+        outcome = score_auction(auction, bids.double() * weights, lambda scores: scores / weights, 0.0, boosts, present)
         return Outcome(outcome.allocation.to(bids), outcome.payments.to(bids))
 
 
@@ -40,6 +38,9 @@ class AffineLearner(Method):
     Args:
         temperature: softness of the sort at the end of training; it starts ten times softer.
     """
+
+    incidence: Tensor
+    rates: Tensor
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The joint auction: bidders, bundles, slots, and what follows from an allocation (specification of Zhang et al., KDD 2024)."""
+"""The joint auction (Zhang et al., KDD 2024): bidders, bundles, slots, and what follows from an allocation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,9 +65,7 @@ class JointAuction:
             if self.bundles.count(bundle) > 1:
                 raise ValueError(f"bundle {bundle} is listed twice")
         self.members = [
-            tuple(
-                number for number in (store, None if brand is None else self.stores + brand) if number is not None
-            )
+            tuple(number for number in (store, None if brand is None else self.stores + brand) if number is not None)
             for store, brand in self.bundles
         ]
         self.click_rates = _click_rates(click_rates)
@@ -143,5 +141,7 @@ def _click_rates(rates: Sequence[float] | Tensor) -> Tensor:
         if not 0.0 < rate <= 1.0:
             raise ValueError(f"click rate {rate:g} of slot {number + 1} must lie in (0, 1]")
         if number and rate > listed[number - 1]:
-            raise ValueError(f"click_rates must be sorted down, but slot {number + 1} has {rate:g} > {listed[number - 1]:g}")
+            raise ValueError(
+                f"click_rates must be sorted down, but slot {number + 1} has {rate:g} > {listed[number - 1]:g}"
+            )
     return checked

@@ -16,7 +16,7 @@ from decathlon.tasks.jregnet.scores import best, bundle_scores
 
 @dataclass(frozen=True)
 class Audit:
-    """Means over the audited profiles, in units of value x clicks; nan where values are correlated and no bound is known.
+    """Means over the audited profiles, in units of value x clicks; nan where values are correlated: no bound is known.
 
     Attributes:
         revenue: sum of payments under truthful bids.
@@ -27,7 +27,8 @@ class Audit:
         ic_excess: revenue - virtual_welfare, revenue that exists only because bidders are assumed not to react.
         ic_excess_error: its standard error.
         gap, alloc_gap: revenue / opt - 1 and virtual_welfare / opt - 1.
-        regret, regret_sum, regret_max: mean over profiles and bidders, sum over bidders of the means, largest single one.
+        regret: mean over profiles and bidders.
+        regret_sum, regret_max: sum over bidders of the means, largest single one.
         ir_violation: mean of relu(-u_i).
         bidder_revenue, bidder_regret, bidder_clicks, bidder_welfare: (n,) means per bidder.
     """

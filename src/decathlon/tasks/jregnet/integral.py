@@ -10,6 +10,7 @@ from decathlon.tasks.jregnet.auction import JointAuction, Outcome
 from decathlon.tasks.jregnet.methods import Batch, Method, generator
 from decathlon.tasks.jregnet.network import JRegNet
 from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.regret import MAX_ROWS
 from decathlon.tasks.jregnet.stacking import Stack
 
 
@@ -42,15 +43,21 @@ class IntegralPayments:
         there = None if present is None else present.T
         allocation, _ = self.network.allocation_and_fractions(rows, there)
         allocation = allocation.permute(2, 0, 1)
-        rent = self._rent(rows, rows[:, None], there)[:, 0].T
-        return Outcome(allocation, bids * auction.clicks(allocation) - rent)
+        size = max(1, MAX_ROWS // len(rows))
+        parts = rows.split(size, 1)
+        graphs = [None] * len(parts) if there is None else there.split(size, 1)
+        rent = torch.cat([self._rent(part, part[:, None], graph)[:, 0] for part, graph in zip(parts, graphs)], 1)
+        return Outcome(allocation, bids * auction.clicks(allocation) - rent.T)
 
     @torch.no_grad()
     def deviate(
         self, auction: JointAuction, values: Tensor, misreports: Tensor, present: Tensor | None = None
     ) -> Tensor:
         """Utilities (M, B, n): (v_i - b_i) g_i(b_i) + int g_i."""
-        rows, lies = values.T.contiguous().to(self.network.bias_in), misreports.permute(2, 0, 1).to(self.network.bias_in)
+        rows, lies = (
+            values.T.contiguous().to(self.network.bias_in),
+            misreports.permute(2, 0, 1).to(self.network.bias_in),
+        )
         there = None if present is None else present.T
         _, _, clicks, _ = self.network(rows, lies, there)
         utilities = (rows[:, None] - lies) * clicks + self._rent(rows, lies, there)

@@ -31,7 +31,10 @@ class LearntMechanism:
         self, auction: JointAuction, values: Tensor, misreports: Tensor, present: Tensor | None = None
     ) -> Tensor:
         """Utilities (M, B, n) of misreports (M, B, n) at the true values (B, n)."""
-        bids, lies = values.T.contiguous().to(self.network.bias_in), misreports.permute(2, 0, 1).to(self.network.bias_in)
+        bids, lies = (
+            values.T.contiguous().to(self.network.bias_in),
+            misreports.permute(2, 0, 1).to(self.network.bias_in),
+        )
         _, _, clicks, charged = self.network(bids, lies, None if present is None else present.T)
         return (clicks * bids[:, None] - charged * lies).permute(1, 2, 0).to(misreports)
 
@@ -47,6 +50,8 @@ class RegretLearner(Method):
     """
 
     cache: Tensor | None
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,

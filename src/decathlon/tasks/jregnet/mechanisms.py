@@ -8,7 +8,15 @@ from torch import Tensor
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
 from decathlon.tasks.jregnet.priors import Prior
-from decathlon.tasks.jregnet.scores import allocate, best, bundle_scores, pivot_payments, score_auction
+from decathlon.tasks.jregnet.scores import (
+    allocate,
+    best,
+    bundle_scores,
+    pivot_payments,
+    rivals,
+    score_auction,
+    thresholds,
+)
 
 
 def vcg(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
@@ -56,11 +64,18 @@ def best_reserve(auction: JointAuction, values: Tensor, present: Tensor | None =
     Give it a sample of its own, not the one on which the mechanism is judged.
     """
     exact = values.double()
-    high = float(bundle_scores(auction, exact, 0.0, present).max())
+    scores = bundle_scores(auction, exact, 0.0, present)
+    partners, others = rivals(auction, exact, scores)
+    steps = auction.rate_steps.to(exact)
 
     def revenue(reserve: float) -> float:
-        return float(rvcg(auction, exact, present, reserve).payments.sum(1).mean())
+        """Every score moves by the same reserve, so that nothing is sorted anew."""
+        floored = (others - reserve).clamp_min(0.0)
+        critical, possible = thresholds(auction, partners - reserve, floored, lambda score: score, 0.0)
+        paid = critical.where(possible & (critical <= exact[:, None, None]), critical.new_zeros(()))
+        return float((paid.sum((1, 3)) @ steps).mean())
 
+    high = float(scores.max())
     coarse = torch.linspace(0, high, 41, dtype=torch.float64).tolist()
     start = max(coarse, key=revenue)
     fine = [start + (step - 10) / 10 * high / 40 for step in range(21)]

@@ -14,7 +14,6 @@ from decathlon.tasks.jregnet.mechanisms import best_reserve, gsp, optimal, rvcg,
 from decathlon.tasks.jregnet.priors import Prior
 
 RULES: dict[str, Callable[..., Any]] = {"vcg": vcg, "rvcg": rvcg, "rvcg_reserve": rvcg, "optimal": optimal, "gsp": gsp}
-RESERVE_SAMPLE = 20_000
 
 
 def generator(*key: object) -> Generator:
@@ -38,6 +37,11 @@ class Batch:
     noise: Tensor
     present: Tensor | None = None
     index: Tensor | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        """The batch where, and in which precision, the method computes."""
+        there = [None if part is None else part.to(device) for part in (self.present, self.index)]
+        return Batch(self.values.to(device, dtype), self.noise.to(device, dtype), *there)
 
 
 class Method(nn.Module):
@@ -80,22 +84,34 @@ class Method(nn.Module):
 
 
 class Fixed(Method):
-    """A mechanism that needs no training: vcg, rvcg, rvcg_reserve (reserve found on a separate sample), optimal, gsp."""
+    """A mechanism that needs no training; rvcg_reserve finds its reserve on a sample of its own.
+
+    Args:
+        rule: vcg, rvcg, rvcg_reserve, optimal or gsp.
+        sample: the values and presence, for a seed, on which rvcg_reserve chooses; by default 10,000 draws of the prior.
+    """
 
     trains = False
 
     def __init__(
-        self, auction: JointAuction, prior: Prior, seeds: Sequence[int], rule: str, bidders: str = "both"
+        self,
+        auction: JointAuction,
+        prior: Prior,
+        seeds: Sequence[int],
+        rule: str,
+        bidders: str = "both",
+        sample: Callable[[int], tuple[Tensor, Tensor | None]] | None = None,
     ) -> None:
         super().__init__(auction, prior, seeds, bidders)
         if rule not in RULES:
             raise ValueError(f"method.rule={rule} is unknown; choose {', '.join(RULES)}")
         self.rule = rule
+        self.sample = sample or (lambda seed: (self.prior.sample(10_000, generator("reserve", seed)), None))
 
     def mechanism(self, place: int) -> Callable[..., Any]:
         if self.rule == "rvcg_reserve":
-            sample = self.prior.sample(RESERVE_SAMPLE, generator("reserve", self.seeds[place]))
-            return partial(rvcg, reserve=best_reserve(self.auction, sample))
+            values, present = self.own(*self.sample(self.seeds[place]))
+            return partial(rvcg, reserve=best_reserve(self.auction, values, present))
         if self.rule == "optimal":
             return partial(optimal, prior=self.prior)
         return RULES[self.rule]

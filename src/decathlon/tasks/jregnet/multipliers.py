@@ -17,7 +17,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Augmented:
-    """The augmented Lagrangian: lambda_i += rho rgt_i every ``update_every`` steps, rho += rho_step every ``rho_every``."""
+    """Augmented Lagrangian: lambda_i += rho rgt_i every ``update_every`` steps, rho += rho_step every ``rho_every``."""
 
     start: float = 2.0
     update_every: int = 100

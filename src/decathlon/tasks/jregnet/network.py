@@ -72,9 +72,7 @@ class JRegNet(nn.Module):
         self.weight_in = weight(2 * width, fan_in, fan_in=total, fan_out=width)
         self.weight_graph = weight(2 * width, bundles, fan_in=total, fan_out=width) if graph_input else None
         self.bias_in = nn.Parameter(torch.zeros(2 * width, 1))
-        self.hidden = nn.ParameterList(
-            [weight(2, width, width, fan_in=width, fan_out=width) for _ in range(depth - 1)]
-        )
+        self.hidden = nn.ParameterList([weight(2, width, width, fan_in=width, fan_out=width) for _ in range(depth - 1)])
         self.hidden_bias = nn.ParameterList([nn.Parameter(torch.zeros(2, width, 1)) for _ in range(depth - 1)])
         heads = 2 * (bundles + 1) * (slots + 1)
         self.weight_allocation = weight(heads, width, fan_in=width, fan_out=heads // 2)
@@ -96,8 +94,8 @@ class JRegNet(nn.Module):
             present: (E, B) bool.
 
         Returns:
-            clicks and charged clicks (n, B) under ``bids``, own clicks and own charged clicks (n, M, B). The payment is the
-            bid times the charged clicks ``sum_k f_ik a_k a_ik``, which are never more than the clicks.
+            clicks and charged clicks (n, B) under ``bids``, own clicks and own charged clicks (n, M, B). The payment
+            is the bid times the charged clicks ``sum_k f_ik a_k a_ik``, which are never more than the clicks.
         """
         bidders, count, samples = misreports.shape
         rates, incidence = self.rates.to(bids), self.incidence.to(bids)
@@ -128,7 +126,7 @@ class JRegNet(nn.Module):
 
     def _first_layer(self, bids: Tensor, misreports: Tensor, present: Tensor | None) -> Tensor:
         """Pre-activations (2 * width, B + n M B). A deviation changes one input: a rank-one update of its row."""
-        weight = self.weight_in
+        weight: Tensor = self.weight_in
         if self.inputs == "slotwise":
             weight = weight.reshape(2 * self.width, -1, len(self.rates)) @ self.rates.to(weight)
         base = torch.addmm(self.bias_in, weight, bids)

@@ -37,7 +37,11 @@ def with_prior(mechanism: Callable[..., Any], prior: Prior) -> Callable[..., Any
 
 
 def deviation_utilities(
-    mechanism: Callable[..., Any], auction: JointAuction, values: Tensor, misreports: Tensor, present: Tensor | None = None
+    mechanism: Callable[..., Any],
+    auction: JointAuction,
+    values: Tensor,
+    misreports: Tensor,
+    present: Tensor | None = None,
 ) -> Tensor:
     """u_i(v_i; (misreport_i, v_-i)) with the *true* value v_i, each bidder deviating alone.
 
@@ -75,7 +79,7 @@ def exact_regret(
     points: int = 101,
     max_rows: int = MAX_ROWS,
 ) -> Regret:
-    """Regret on a grid of ``points`` bids over each bidder's support, refined once around the best (11 points, 1/10 step).
+    """Regret on a grid of ``points`` bids over each bidder's support, refined once around the best (11 points).
 
     Profiles are taken in pieces so that no call sees more than about ``max_rows`` bid profiles.
     """

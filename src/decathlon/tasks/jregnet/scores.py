@@ -65,20 +65,46 @@ def critical_payments(
     Returns:
         (B, n) payments.
     """
-    slots, incidence = auction.slots, auction.incidence.to(scores)
-    own = _own_bundles(auction).to(scores.device)
-    padded = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
-    partners = (padded[:, own] - bidder_scores[:, :, None]).sort(-1, descending=True).values.transpose(1, 2)
-    others = best(scores[:, None].masked_fill(incidence.T.bool(), -torch.inf), slots).transpose(1, 2)
-
-    rank = torch.arange(1, min(own.shape[1], slots) + 1, device=scores.device)[:, None]  # j
-    units = torch.arange(1, slots + 1, device=scores.device)[None]  # k
-    rival = others[:, (units - rank).clamp_min(0)]  # (B, J, K, n), O_{k-j+1}
-    critical = inverse(rival - partners[:, : len(rank), None]).maximum(torch.as_tensor(low).to(scores))
-    won = (allocation.transpose(1, 2) @ incidence).cumsum(1)  # (B, K, n), bundles of i among the first k
-    counted = (rank <= units)[None, :, :, None] & (rank[None, :, :, None] <= won[:, None])
+    partners, others = rivals(auction, bidder_scores, scores)
+    critical, possible = thresholds(auction, partners, others.clamp_min(0.0), inverse, low)
+    won = (allocation.transpose(1, 2) @ auction.incidence.to(scores)).cumsum(1)  # (B, K, n), i's among the first k
+    rank = torch.arange(1, critical.shape[1] + 1, device=scores.device)[None, :, None, None]
+    counted = possible & (rank <= won[:, None])
     steps = auction.rate_steps.to(scores)
     return (critical.where(counted, critical.new_zeros(())).sum(1) * steps[:, None]).sum(1)
+
+
+def rivals(auction: JointAuction, bidder_scores: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """What each bidder has with it and against it.
+
+    Returns:
+        partners: (B, D, n) scores P of the bidder's own bundles without its own score, sorted down, -inf where it has
+            fewer than D.
+        others: (B, K, n) best K scores O of the bundles without the bidder, sorted down, -inf beyond the end.
+    """
+    own = _own_bundles(auction).to(scores.device)
+    padded = torch.nn.functional.pad(scores, (0, 1), value=-torch.inf)
+    partners = (padded[:, own] - bidder_scores[:, :, None]).sort(-1, descending=True).values
+    without = scores[:, None].masked_fill(auction.incidence.T.bool().to(scores.device), -torch.inf)
+    top = without.topk(min(auction.slots, scores.shape[1]), -1).values
+    others = torch.nn.functional.pad(top, (0, auction.slots - top.shape[-1]), value=-torch.inf)
+    return partners.transpose(1, 2), others.transpose(1, 2)
+
+
+def thresholds(
+    auction: JointAuction,
+    partners: Tensor,
+    others: Tensor,
+    inverse: Callable[[Tensor], Tensor],
+    low: Tensor | float,
+) -> tuple[Tensor, Tensor]:
+    """(B, J, K, n) critical values tau_jk with J = min(D, K), and (1, J, K, 1) whether j <= k."""
+    slots = auction.slots
+    rank = torch.arange(1, min(partners.shape[1], slots) + 1, device=partners.device)[:, None]  # j
+    units = torch.arange(1, slots + 1, device=partners.device)[None]  # k
+    rival = others[:, (units - rank).clamp_min(0)]  # O_{k-j+1}
+    critical = inverse(rival - partners[:, : len(rank), None]).maximum(torch.as_tensor(low).to(partners))
+    return critical, (rank <= units)[None, :, :, None]
 
 
 def score_auction(
@@ -118,6 +144,4 @@ def _own_bundles(auction: JointAuction) -> Tensor:
     """(n, D) numbers of each bidder's bundles, padded with E."""
     own = [row.nonzero().flatten() for row in auction.incidence.T]
     width = max(1, *(len(row) for row in own)) if len(own) > 1 else max(1, len(own[0]))
-    return torch.stack(
-        [torch.nn.functional.pad(row, (0, width - len(row)), value=len(auction.bundles)) for row in own]
-    )
+    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=len(auction.bundles)) for row in own])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def concave_majorant(levels: Tensor, heights: Tensor) -> Tensor:
             hull.pop()
         hull.append(point)
     slopes = torch.empty(len(x) - 1, dtype=torch.float64)
-    for a, b in zip(hull, hull[1:]):
+    for a, b in pairwise(hull):
         slopes[a:b] = (y[b] - y[a]) / (x[b] - x[a])
     return slopes
 
