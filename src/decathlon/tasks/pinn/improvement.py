@@ -1,7 +1,7 @@
 """Bars of the relative improvement over Adam, from a table of finished jobs.
 
-    decathlon table pinn/fig4 --format json > fig4.json
-    python -m decathlon.tasks.pinn.improvement fig4.json fig4.png
+decathlon table pinn/fig4 --format json > fig4.json
+python -m decathlon.tasks.pinn.improvement fig4.json fig4.png
 """
 
 import json
