@@ -103,6 +103,8 @@ class MoleculeData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch, featurise and pretrain what is not cached yet."""
+        if self.parts and (self.recipe is None or self._weights is not None):
+            return
         self.setup("fit")
         log.info("%s: %s", self.dataset_name, describe(self.report))
         self.pretrained_state()
@@ -116,7 +118,9 @@ class MoleculeData(pl.LightningDataModule):
         self.split_ = self._split(whole)
         for name, rows in self.split_._asdict().items():
             if len(rows) < 2:
-                raise DataError(f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}")
+                raise DataError(
+                    f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}"
+                )
             self.parts[name] = whole.select(rows)
         self.report = whole.table.report
         self.tasks, self.task_type, self.unit = table.tasks, table.task_type, table.unit
