@@ -83,6 +83,8 @@ class MoleculeData(pl.LightningDataModule):
             raise ConfigError(f"dataset={self.dataset_name} has no source")
         self.model, self.inputs = model, model_inputs(model)
         self.recipe: Recipe | None = parse_recipe(pretrain, self.inputs)
+        if self.recipe is not None and self.recipe.name == "checkpoint" and not Path(self.recipe.path).is_file():
+            raise DataError(f"pretrain={self.recipe.path}: there is no such file")
         self.split = split or str(self.dataset.get("split", "random"))
         if self.split not in SPLITS:
             raise ConfigError(f"split={self.split} is unknown; choose {' or '.join(SPLITS)}")
@@ -103,6 +105,8 @@ class MoleculeData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch, featurise and pretrain what is not cached yet."""
+        if self.parts and (self.recipe is None or self._weights is not None):
+            return
         self.setup("fit")
         log.info("%s: %s", self.dataset_name, describe(self.report))
         self.pretrained_state()
