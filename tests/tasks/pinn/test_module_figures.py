@@ -40,10 +40,10 @@ def test_solution_figure_shows_every_field_and_its_error() -> None:
     problem = Kovasznay({"pde": 2, "boundary": 2})
     exact = problem.reference()
     figure = solution_figure(problem, exact + 1, exact)
-    panels = [axis for axis in figure.axes if axis.get_title()]
+    panels = [axis for axis in figure.axes if axis.get_title()]  # the others are colour bars
     assert [panel.get_title() for panel in panels][:3] == ["u: reference", "u: network", "u: absolute error"]
     assert len(panels) == 9
-    error = panels[2].collections[0].get_array()
+    error = panels[2].images[0].get_array()
     assert error.shape == (37, 27) and torch.allclose(torch.as_tensor(error), torch.ones(37, 27, dtype=torch.float64))
 
 

@@ -20,10 +20,10 @@ def save_figures(
         history: lists by name, one entry per evaluation; ``step`` is the abscissa.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    solution_figure(problem, prediction, target).savefig(folder / "solution.png", dpi=120)
+    solution_figure(problem, prediction, target).savefig(folder / "solution.png", dpi=100)
     if history.get("step"):
         names = [name for name in problem.loss_names if name in history]
-        training_figure(history, names).savefig(folder / "training.png", dpi=120)
+        training_figure(history, names).savefig(folder / "training.png", dpi=100)
 
 
 def solution_figure(problem: Problem, prediction: Tensor, target: Tensor) -> Figure:
@@ -34,7 +34,9 @@ def solution_figure(problem: Problem, prediction: Tensor, target: Tensor) -> Fig
     axes = problem.test_axes()
     shape = [len(axis) for axis in axes]
     middle = tuple(size // 2 for size in shape[2:])
-    figure = Figure(figsize=(10, 0.4 + 2.4 * len(problem.fields)), layout="constrained")
+    height = 0.7 + 2.3 * len(problem.fields)
+    figure = Figure(figsize=(11, height))
+    figure.subplots_adjust(left=0.05, right=0.95, bottom=0.5 / height, top=1 - 0.45 / height, hspace=0.45, wspace=0.3)
     panels = figure.subplots(len(problem.fields), 3, squeeze=False)
     for row, name, found, wanted in zip(panels, problem.fields, prediction.double().t(), target.double().t()):
         pictures = {"reference": wanted, "network": found, "absolute error": (found - wanted).abs()}
@@ -45,11 +47,14 @@ def solution_figure(problem: Problem, prediction: Tensor, target: Tensor) -> Fig
             else:
                 flat = values.reshape(shape)[(slice(None), slice(None), *middle)]
                 scale = {} if title == "absolute error" else {"vmin": limits[0], "vmax": limits[1]}
-                mesh = panel.pcolormesh(axes[0], axes[1], flat.t(), shading="nearest", rasterized=True, **scale)
-                figure.colorbar(mesh, ax=panel)
-                panel.set_ylabel(problem.coordinates[1])
+                extent = [float(axis[end]) for axis in axes[:2] for end in (0, -1)]
+                # The grids are equidistant, so an image is as good as a mesh, and much faster to draw.
+                picture = panel.imshow(flat.t(), origin="lower", aspect="auto", extent=extent, **scale)
+                figure.colorbar(picture, ax=panel, fraction=0.05, pad=0.02).ax.tick_params(labelsize=7)
+                panel.set_ylabel(problem.coordinates[1], labelpad=0)
             panel.set_title(f"{name}: {title}", fontsize=9)
-            panel.set_xlabel(problem.coordinates[0])
+            panel.set_xlabel(problem.coordinates[0], labelpad=0)
+            panel.tick_params(labelsize=7)
     fixed = [f"{c} = {float(axis[i]):.3g}" for c, axis, i in zip(problem.coordinates[2:], axes[2:], middle)]
     if fixed:
         figure.suptitle(", ".join(fixed), fontsize=9)
@@ -58,7 +63,8 @@ def solution_figure(problem: Problem, prediction: Tensor, target: Tensor) -> Fig
 
 def training_figure(history: Mapping[str, Sequence[float]], losses: Sequence[str]) -> Figure:
     """The loss terms, each the mean since the last evaluation, and the test error, over the steps."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2))
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.15, top=0.9, wspace=0.2)
     left, right = figure.subplots(1, 2)
     for name in losses:
         left.plot(_last(history["step"], history[name]), history[name], label=name)
