@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from decathlon import files
@@ -17,7 +17,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there in one step; loads with ``weights_only=True``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with files.atomic(path) as temporary:
+        with files.atomic(path, durable=False) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
@@ -49,8 +49,19 @@ class RandomState(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get("random_state")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not in on_load_checkpoint: what Lightning does between loading and training may draw numbers.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # As late as can be before Lightning makes the iterator of the next epoch, which draws the order of the data.
+        self._restore()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loaded = None
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # Resumed inside an epoch: no iterator was made at this point in the run that wrote the checkpoint.
+        self._restore()
+        self._loaded = None
+
+    def _restore(self) -> None:
         if self._loaded is None:
             return
         torch.set_rng_state(self._loaded["torch"].cpu())
@@ -60,24 +71,46 @@ class RandomState(Callback):
         np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
         version, internal, gauss = self._loaded["python"]
         random.setstate((version, tuple(internal), gauss))
-        self._loaded = None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, the state to resume from: every ``every_n_steps`` optimiser steps and after each epoch.
+
+    Lightning's ModelCheckpoint writes the last state only together with a best one, or with a numbered copy.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int | None, epochs: bool) -> None:
+        self.path, self.every_n_steps, self.epochs = path, every_n_steps, epochs
+        self._saved_at = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        step = trainer.global_step
+        if self.every_n_steps is not None and step // self.every_n_steps > self._saved_at // self.every_n_steps:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.epochs:
+            self._save(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = trainer.global_step
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at = trainer.global_step
 
 
 def checkpoint_callbacks(
     folder: Path, monitor: str | None, mode: str, every_n_steps: int | None, epochs: bool
-) -> list[ModelCheckpoint]:
-    """Callbacks that keep ``best.ckpt`` (by ``monitor``) and ``last.ckpt`` (to resume from) in ``folder``.
-
-    ``last.ckpt`` is written every ``every_n_steps`` optimiser steps, or, without it, at the end of each epoch.
-    """
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks = []
+) -> list[Checkpoint]:
+    """Callbacks that keep ``best.ckpt`` (by ``monitor``) and ``last.ckpt`` (to resume from) in ``folder``."""
+    callbacks: list[Checkpoint] = []
     if monitor is not None:
-        callbacks.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, save_top_k=1, **common))
-    if every_n_steps is not None:
-        callbacks.append(ModelCheckpoint(save_top_k=0, save_last=True, every_n_train_steps=every_n_steps, **common))
-    if epochs:
         callbacks.append(
-            ModelCheckpoint(save_top_k=0, save_last=True, every_n_epochs=1, save_on_train_epoch_end=True, **common)
-        )
+            ModelCheckpoint(
+                folder, "best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False,
+                save_on_train_epoch_end=False,
+            )
+        )  # fmt: skip
+    callbacks.append(LastCheckpoint(folder / "last.ckpt", every_n_steps, epochs))
     return callbacks

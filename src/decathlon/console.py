@@ -10,7 +10,7 @@ from rich.table import Table
 
 from decathlon.job import Job
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 import warnings
@@ -22,6 +23,7 @@ from decathlon.checkpoint import AtomicCheckpointIO, RandomState, checkpoint_cal
 from decathlon.errors import ConfigError, UserError
 
 Config = dict[str, Any]
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 def quiet() -> None:
@@ -72,6 +74,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     """The Trainer of a job: machine from ``trainer``, length from ``loop``, logs and checkpoints in ``folder``."""
     loop = {"max_epochs": None, "num_sanity_val_steps": 0, **config["loop"]}
     machine = dict(config["trainer"])
+    _keep_log(folder / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     for spec in config["logger"].values():
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
@@ -92,6 +95,12 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     )  # fmt: skip
 
 
+def _keep_log(path: Path) -> None:
+    """Set the log of an earlier attempt aside as ``metrics.<n>.csv``: the logger would overwrite it."""
+    if path.exists() and os.environ.get("RANK", "0") == "0":
+        path.rename(path.with_suffix(f".{len(list(path.parent.glob('metrics.*.csv')))}.csv"))
+
+
 def execute(config: Config, folder: Path, built: tuple[LightningModule, LightningDataModule] | None = None) -> Config:
     """Run a job to its end and return ``{"metrics", "seconds", "resumed_from_step"}``.
 
@@ -99,8 +108,22 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     half-done one goes on from its last checkpoint.
     """
     quiet()
+    torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     module, data = built or construct(config)
     trainer = make_trainer(config, folder)
+    try:
+        return _fit_and_test(config, folder, trainer, module, data)
+    finally:
+        for logger in trainer.loggers:
+            # wandb would go on with this run in the next job of the same process.
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if callable(finish):
+                finish()
+
+
+def _fit_and_test(
+    config: Config, folder: Path, trainer: Trainer, module: LightningModule, data: LightningDataModule
+) -> Config:
     last, fitted = folder / "checkpoints" / "last.ckpt", folder / "fit.json"
     outcome: Config = {"metrics": {}, "seconds": {}, "resumed_from_step": None}
     if config["fit"]:
@@ -129,8 +152,6 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     trainer.test(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     outcome["seconds"]["test"] = time.perf_counter() - start
     outcome["metrics"].update(_numbers(trainer))
-    for logger in trainer.loggers:
-        logger.finalize("success")
     return outcome
 
 

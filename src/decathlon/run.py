@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon import catalog, files, sweep
 from decathlon.checks import check_values
-from decathlon.console import say_error, say_result, say_start
+from decathlon.console import say_error, say_result, say_start, short
 from decathlon.errors import ConfigError, UserError
 from decathlon.job import Job
 from decathlon.messages import explain
@@ -121,6 +121,7 @@ def _forget(job: Job) -> None:
 def _keep_failure(job: Job, error: Exception) -> None:
     with contextlib.suppress(OSError):  # a full disk: the message on the screen has to do
         job.fail(error, traceback.format_exc())
+        error.add_note(f"traceback in {short(job.failure_path)}")
 
 
 def _one_line(error: Exception, arguments: list[str]) -> str:
@@ -130,7 +131,8 @@ def _one_line(error: Exception, arguments: list[str]) -> str:
         return explain(error, arguments)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         return f"{error.strerror}: {error.filename or 'while writing'}"
-    return f"{type(error).__name__}: {error} (the traceback is in failure.json in the job's folder)"
+    notes = getattr(error, "__notes__", [])
+    return f"{type(error).__name__}: {error}" + (f" ({notes[-1]})" if notes else "")
 
 
 def main() -> None:

@@ -47,6 +47,8 @@ class ToyModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         if self.method["name"] == "crash" and self.global_step >= self.method["at"]:
             raise RuntimeError("the toy crashed, as it was told to")
+        if os.environ.get("TOY_KILL_AT_STEP") == str(self.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
         loss = torch.nn.functional.binary_cross_entropy_with_logits(self.net(batch[0]), batch[1])
         self.log("train/loss", loss)
         return loss

@@ -1,0 +1,33 @@
+# Everything that a fresh machine needs: `make run`, `make test`. Only Python 3.11+, pip, make and gcc are presumed.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?= task=molpeg
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test lint types check bench clean
+
+run: $(STAMP)  ## one experiment: make run ARGS="task=molpeg prune=0.8"
+	$(BIN)/run $(ARGS)
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test  ## what CI runs
+
+clean:
+	rm -rf $(VENV)
+
+# torch first and alone: its pinned version must be there before anything that would choose another.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,smollm,peers]'
+	touch $@

@@ -1,0 +1,61 @@
+"""Shared by all tests: the toy task's configs, a folder per test, ways to run the command-line tools."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TOY = Path(__file__).parent / "toy"
+os.environ["DECATHLON_CONFIGS"] = str(TOY / "configs")
+sys.path.insert(0, str(TOY))
+
+Runner = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path | None:
+    """The folder of raw data files, or None: tests that need it skip."""
+    path = os.environ.get("DECATHLON_TEST_DATA")
+    return Path(path) if path else None
+
+
+@pytest.fixture(scope="session")
+def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One data folder for the session, so that embedded datasets are built once."""
+    kept = os.environ.get("DECATHLON_TEST_CACHE")
+    return Path(kept) if kept else tmp_path_factory.mktemp("data")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a subprocess that knows the toy task."""
+    path = os.pathsep.join(filter(None, [str(TOY), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "160", "OMP_NUM_THREADS": "1", **extra}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runner:
+    """Call ``run`` as a user does, in an empty folder."""
+
+    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "decathlon.run", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment(**env), capture_output=True, text=True, timeout=300
+        )
+
+    return call
+
+
+@pytest.fixture
+def decathlon(tmp_path: Path) -> Runner:
+    """Call ``decathlon`` as a user does."""
+
+    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "decathlon.cli", *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment(**env), capture_output=True, text=True, timeout=300
+        )
+
+    return call

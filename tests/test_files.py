@@ -1,0 +1,78 @@
+"""Atomic writes, locks, caches, raw files."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from decathlon import files
+from decathlon.errors import DataError
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def _hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:
+    with files.locked(path):
+        started.set()
+        time.sleep(60)
+
+
+def test_a_lock_excludes_and_dies_with_its_owner(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    owner = context.Process(target=_hold, args=(tmp_path / "lock", started))
+    owner.start()
+    assert started.wait(30)
+    waited = []
+
+    def waiting() -> None:
+        waited.append(True)
+        owner.kill()
+
+    with files.locked(tmp_path / "lock", waiting):
+        assert waited
+    owner.join()
+
+
+def test_cached_makes_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> str:
+        made.append(1)
+        return "x"
+
+    for _ in range(2):
+        text = files.cached(tmp_path / "c.txt", make, lambda value, path: path.write_text(value), Path.read_text)
+        assert text == "x"
+    assert len(made) == 1
+
+
+def test_raw_files_are_found_or_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.csv.gz").write_bytes(b"1")
+    assert files.raw_file(tmp_path, ["a.csv", "a.csv.gz"]) == tmp_path / "sub" / "a.csv.gz"
+    with pytest.raises(DataError, match=r"b\.csv not found in .*; put it there"):
+        files.raw_file(tmp_path, ["b.csv"])
+
+
+def test_a_download_is_checked_and_a_wrong_one_not_kept(tmp_path: Path) -> None:
+    source = tmp_path / "source.csv"
+    source.write_text("a,b\n")
+    root = tmp_path / "root"
+    url = source.as_uri()
+    with pytest.raises(DataError, match="SHA-256"):
+        files.raw_file(root, ["x.csv"], url, "0" * 64)
+    assert not (root / "x.csv").exists()
+    assert files.raw_file(root, ["x.csv"], url, files.sha256(source)).read_text() == "a,b\n"
+    source.unlink()
+    with pytest.raises(DataError, match=r"cannot be fetched .*download it and put it at"):
+        files.raw_file(root, ["y.csv"], url)
