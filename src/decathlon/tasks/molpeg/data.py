@@ -41,7 +41,7 @@ class MoleculeData(pl.LightningDataModule):
         dataset: ``source`` (the class of a table and its arguments), and optionally ``name``, ``split``, ``split_seed``
             and ``split_sizes``, which the arguments of those names override.
         model: name of the encoder, or a mapping of ``name`` and options; decides what is featurised.
-        pretrain: ``none``, ``default``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, a checkpoint (its path),
+        pretrain: ``none``, ``default``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, a checkpoint,
             or a mapping of ``name`` and options (``decathlon.molecules.pretraining.Recipe``).
         batch_size: of training.
         seed: of the order of training.
