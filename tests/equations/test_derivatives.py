@@ -100,6 +100,19 @@ def test_linear_network_has_zero_second_derivatives() -> None:
     assert torch.equal(d["xx"], torch.zeros(1, 4)) and torch.equal(d["tttt"], torch.zeros(1, 4))
 
 
+def test_autocast_does_not_touch_the_taylor_pass() -> None:
+    net, x = network(2, dtype=torch.float32), torch.rand(10, 2)
+
+    def gradients() -> list[Tensor]:
+        d = differentiate(net, x, "xt", ("x", "xx"), "taylor")
+        return list(torch.autograd.grad(scalar(d), list(net.parameters())))
+
+    expected = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+
+
 def test_backward_may_be_repeated_on_a_kept_graph() -> None:
     net = network(2)
     loss = scalar(differentiate(net, torch.rand(10, 2, dtype=torch.float64), "xt", ("x", "xx"), "taylor"))

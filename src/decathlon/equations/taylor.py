@@ -96,51 +96,73 @@ def taylor_mlp(
 class _TaylorMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: JetPlan, chunk: int, *parameters: Tensor) -> Tensor:
-        depth = len(parameters) // 2
-        weights, biases = parameters[:depth], parameters[depth:]
-        outputs = weights[-1].shape[0]
-        result = x.new_empty(outputs, plan.components, len(x))
-        saved: list[list[Tensor]] = []
-        for start in range(0, len(x), chunk):
-            points = x[start : start + chunk]
-            jet = _first_layer(points, weights[0], biases[0], plan)
-            jets = [jet]
-            for weight, bias in zip(weights[1:-1], biases[1:-1]):
-                jet = torch.mm(weight, jet.flatten(1)).view(len(weight), plan.components, len(points))
-                _tanh_forward(jet, bias, plan)
-                jets.append(jet)
-            last = torch.mm(weights[-1], jet.flatten(1)).view(outputs, plan.components, len(points))
-            last[:, 0].add_(biases[-1][:, None])
-            result[:, :, start : start + chunk] = last
-            saved.append(jets)
-        ctx.plan, ctx.chunk, ctx.jets = plan, chunk, saved
+        ctx.plan, ctx.chunk = plan, chunk
         ctx.save_for_backward(x, *parameters)
+        with torch.autocast(x.device.type, enabled=False):  # high derivatives need the precision of the weights
+            result, ctx.jets = _forward(x, plan, chunk, parameters)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
-        plan, depth = ctx.plan, len(parameters) // 2
-        weights = parameters[:depth]
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
-        weight_sums, bias_sums = sums[:depth], sums[depth:]
         x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for number, jets in enumerate(ctx.jets):
-            here = slice(number * ctx.chunk, number * ctx.chunk + jets[0].shape[-1])
-            g = gradient[:, :, here]
-            for layer in range(depth - 1, 0, -1):
-                flat = g.flatten(1)
-                weight_sums[layer].addmm_(flat, jets[layer - 1].flatten(1).t())
-                bias_sums[layer].add_(g[:, 0].sum(1))
-                g = torch.mm(weights[layer].t(), flat).view_as(jets[layer - 1])
-                if layer > 1:
-                    _tanh_backward(jets[layer - 1], g, plan)
-            value = _first_layer_backward(x[here], jets[0], g, weights[0], plan, weight_sums[0])
-            bias_sums[0].add_(value.sum(1))
-            if x_gradient is not None:
-                torch.mm(value.t(), weights[0], out=x_gradient[here])
+        with torch.autocast(x.device.type, enabled=False):
+            sums = _backward(x, ctx.plan, ctx.chunk, parameters, ctx.jets, gradient, x_gradient)
         return x_gradient, None, None, *sums
+
+
+def _forward(x: Tensor, plan: JetPlan, chunk: int, parameters: Sequence[Tensor]) -> tuple[Tensor, list[list[Tensor]]]:
+    """The output jet, and for the reverse pass the jets after each hidden layer, chunk by chunk."""
+    depth = len(parameters) // 2
+    weights, biases = parameters[:depth], parameters[depth:]
+    outputs = len(weights[-1])
+    result = x.new_empty(outputs, plan.components, len(x))
+    saved: list[list[Tensor]] = []
+    for start in range(0, len(x), chunk):
+        points = x[start : start + chunk]
+        jet = _first_layer(points, weights[0], biases[0], plan)
+        jets = [jet]
+        for weight, bias in zip(weights[1:-1], biases[1:-1]):
+            jet = torch.mm(weight, jet.flatten(1)).view(len(weight), plan.components, len(points))
+            _tanh_forward(jet, bias, plan)
+            jets.append(jet)
+        last = torch.mm(weights[-1], jet.flatten(1)).view(outputs, plan.components, len(points))
+        last[:, 0].add_(biases[-1][:, None])
+        result[:, :, start : start + chunk] = last
+        saved.append(jets)
+    return result, saved
+
+
+def _backward(
+    x: Tensor,
+    plan: JetPlan,
+    chunk: int,
+    parameters: Sequence[Tensor],
+    saved: list[list[Tensor]],
+    gradient: Tensor,
+    x_gradient: Tensor | None,
+) -> list[Tensor]:
+    """Gradients by the parameters, from the gradient by the output jet; fills ``x_gradient`` if it is wanted."""
+    depth = len(parameters) // 2
+    weights = parameters[:depth]
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    weight_sums, bias_sums = sums[:depth], sums[depth:]
+    for number, jets in enumerate(saved):
+        here = slice(number * chunk, number * chunk + jets[0].shape[-1])
+        g = gradient[:, :, here]
+        for layer in range(depth - 1, 0, -1):
+            flat = g.flatten(1)
+            weight_sums[layer].addmm_(flat, jets[layer - 1].flatten(1).t())
+            bias_sums[layer].add_(g[:, 0].sum(1))
+            g = torch.mm(weights[layer].t(), flat).view_as(jets[layer - 1])
+            if layer > 1:
+                _tanh_backward(jets[layer - 1], g, plan)
+        value = _first_layer_backward(x[here], jets[0], g, weights[0], plan, weight_sums[0])
+        bias_sums[0].add_(value.sum(1))
+        if x_gradient is not None:
+            torch.mm(value.t(), weights[0], out=x_gradient[here])
+    return sums
 
 
 def _squash(value: Tensor, bias: Tensor) -> Tensor:

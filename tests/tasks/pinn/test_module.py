@@ -214,6 +214,7 @@ def test_unknown_coefficients_are_trained_logged_and_saved(tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"evaluations": 0}, "must be at least 1"),
+        ({"problem": {"class": "nowhere.Heat", "points": {}}}, "no class nowhere.Heat"),
         ({"schedule": "step"}, "choose cosine or constant"),
         ({"problem": {"class": "torch.nn.Linear", "points": {}}}, "points"),
         ({"problem": {"class": "decathlon.tasks.pinn.problems.Burgers", "points": {}, "colour": 1}}, "colour"),

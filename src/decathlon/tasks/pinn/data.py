@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from decathlon.build import build
+from decathlon.build import build, locate
 from decathlon.errors import ConfigError
 from decathlon.files import cached
 from decathlon.tasks.pinn.batches import Steps
@@ -26,6 +26,10 @@ def make_problem(dataset: Mapping[str, Any]) -> Problem:
     """
     spec, scale = dict(dataset["problem"]), float(dataset.get("points_scale", 1.0))
     spec["points"] = {name: max(2, round(int(count) * scale)) for name, count in spec["points"].items()}
+    try:
+        locate(str(spec["class"]))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"dataset={dataset.get('name')}: no class {spec['class']}: {error}") from error
     try:
         problem = build(spec)
     except TypeError as error:
