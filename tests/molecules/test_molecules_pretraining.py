@@ -132,7 +132,7 @@ def test_subgraphs_are_connected_and_bonds_go_as_a_whole() -> None:
 @pytest.mark.parametrize("name", ["properties", "graphmae", "graphcl"])
 def test_the_same_twice_and_another_with_another_seed(tmp_path: Path, name: str) -> None:
     def go(folder: str, **options: Any) -> dict[str, Any]:
-        recipe = parse_recipe({"name": name, "epochs": 2, "batch_size": 16, **options}, "graph")
+        recipe = parse_recipe({"name": name, "epochs": 2, "batch_size": 16, **options}, "gin")
         assert recipe is not None
         before = torch.random.get_rng_state()
         state = pretrained(tmp_path / folder, SMALL_GIN, recipe, table)
@@ -146,7 +146,7 @@ def test_the_same_twice_and_another_with_another_seed(tmp_path: Path, name: str)
 
 
 def test_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = parse_recipe({"name": "properties", "epochs": 1}, "fingerprint")
+    recipe = parse_recipe({"name": "properties", "epochs": 1}, "fp_mlp")
     assert recipe is not None
     first = pretrained(tmp_path, "fp_mlp", recipe, table)
     monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
@@ -154,7 +154,7 @@ def test_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interrupted_run_goes_on_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = parse_recipe({"name": "properties", "epochs": 3, "batch_size": 16}, "graph")
+    recipe = parse_recipe({"name": "properties", "epochs": 3, "batch_size": 16}, "gin")
     assert recipe is not None
     clock = iter(range(0, 10**6, 100))
     monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))  # slow enough to be kept
@@ -177,26 +177,29 @@ def test_an_interrupted_run_goes_on_to_the_last_bit(tmp_path: Path, monkeypatch:
 
 
 def test_recipes() -> None:
-    assert parse_recipe("none", "graph") is None and parse_recipe(None, "graph") is None
-    recipe = parse_recipe("properties", "fingerprint")
+    assert parse_recipe("none", "gin") is None and parse_recipe(None, "gin") is None
+    recipe = parse_recipe("properties", "fp_mlp")
     assert recipe is not None and (recipe.epochs, recipe.lr, recipe.dropout) == (8, 1e-3, 0.1)
-    weights = parse_recipe("some/weights.safetensors", "graph")
+    for model, name in {"gin": "graphmae", "gin_small": "properties", "fp_mlp": "properties"}.items():
+        assert parse_recipe("default", model) == parse_recipe(name, model)
+    assert parse_recipe("default", "painn") is None
+    weights = parse_recipe("some/weights.safetensors", "gin")
     assert weights is not None and weights.name == "checkpoint"
 
 
 @pytest.mark.parametrize(
-    ("pretrain", "inputs", "says"),
+    ("pretrain", "model", "says"),
     [
-        ("graphmea", "graph", "choose none, properties, graphmae"),
-        ("graphmae", "fingerprint", "for graph encoders"),
-        ({"name": "graphmae", "epoch": 3}, "graph", "pretrain.epoch is unknown"),
-        ({"name": "graphmae", "mask": 1.5}, "graph", "pretrain.mask"),
-        ({"name": "graphmae", "epochs": 0}, "graph", "pretrain.epochs"),
+        ("graphmea", "gin", "choose default, none, properties, graphmae"),
+        ("graphmae", "fp_mlp", "for graph encoders"),
+        ({"name": "graphmae", "epoch": 3}, "gin", "pretrain.epoch is unknown"),
+        ({"name": "graphmae", "mask": 1.5}, "gin", "pretrain.mask"),
+        ({"name": "graphmae", "epochs": 0}, "gin", "pretrain.epochs"),
     ],
 )
-def test_bad_recipes_are_named(pretrain: Any, inputs: str, says: str) -> None:
+def test_bad_recipes_are_named(pretrain: Any, model: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        parse_recipe(pretrain, inputs)
+        parse_recipe(pretrain, model)
 
 
 def test_sources(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_FEW = 8
 # Families whose logits are exactly output_embeddings(last_hidden_state): no soft-capping, no scaling.
 _PLAIN_HEAD = {"gpt2", "gptj", "llama", "mistral", "qwen2"}  # the same as layouts.LAYOUTS
 
@@ -50,7 +51,13 @@ def hidden_states(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cach
 
 def head(model: Any, hidden: Tensor) -> Tensor:
     """Logits of hidden states that have passed the final norm, (..., vocabulary)."""
-    return model.get_output_embeddings()(hidden)
+    module = model.get_output_embeddings()
+    few = hidden.dim() == 2 and 1 < len(hidden) <= _FEW and hidden.dtype == torch.float32
+    if few and hidden.device.type == "cpu" and not hidden.requires_grad:
+        # On a CPU a handful of rows times a vocabulary is two to four times faster with the long side first.
+        logits = (module.weight @ hidden.T).T
+        return logits if module.bias is None else logits + module.bias
+    return module(hidden)
 
 
 def has_plain_head(model: Any) -> bool:

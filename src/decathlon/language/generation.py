@@ -47,7 +47,7 @@ def _prefill(
     width = max(len(prompt) for prompt in prompts)
     rows = pack(prompts)
     parts: list[tuple[list[tuple[Tensor, Tensor]], list[int], Tensor]] = []
-    for batch in batches([len(row.tokens) for row in rows], max_tokens):
+    for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen: list[Row] = [rows[index] for index in batch]
         ids, positions, allowed = collate(chosen)
         cache: Any = DynamicCache()

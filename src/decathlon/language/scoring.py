@@ -76,7 +76,7 @@ def score_ids(
     sequences = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets)]
     rows = pack(sequences, max_branch=256 if share else -1)
     device, dtype = device_of(model), model.dtype
-    for batch in batches([len(row.tokens) for row in rows], max_tokens):
+    for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen = [rows[index] for index in batch]
         ids, positions, allowed = collate(chosen)
         mask = floating_mask(allowed.to(device), dtype)
@@ -112,7 +112,7 @@ def next_logits(
     rows = pack(sequences)
     device, dtype = device_of(model), model.dtype
     out: Tensor | None = None
-    for batch in batches([len(row.tokens) for row in rows], max_tokens):
+    for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen = [rows[index] for index in batch]
         ids, positions, allowed = collate(chosen)
         hidden, _ = hidden_states(model, ids.to(device), floating_mask(allowed.to(device), dtype), positions.to(device))

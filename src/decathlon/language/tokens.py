@@ -10,7 +10,6 @@ Bos = Literal["auto", "off"]
 _SEPARATOR = "<|endoftext|>"
 _ANCHOR = ":"
 _SPACE_MARK = "▁"
-_FEW = 512
 
 
 def separator_id(tokenizer: Any) -> int | None:
@@ -117,14 +116,14 @@ def pad(
     return ids, mask
 
 
-def batches(lengths: Sequence[int], max_tokens: int, waste: float = 1.0) -> list[list[int]]:
+def batches(lengths: Sequence[int], max_tokens: int, waste: float = 1.0, few: int = 512) -> list[list[int]]:
     """Indices in batches of similar length, each of at most ``max_tokens`` tokens once padded (or of one row).
 
     Sorted by length, longest first, so that little is padded and a batch that does not fit shows at once.
 
     Args:
         waste: start a new batch when a row would be padded by more than this share of the batch's width, once the
-            batch has a few hundred tokens (below that, a smaller number of batches is worth more than the padding).
+            batch has ``few`` tokens (below that, a smaller number of batches is worth more than the padding).
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     out: list[list[int]] = []
@@ -132,7 +131,7 @@ def batches(lengths: Sequence[int], max_tokens: int, waste: float = 1.0) -> list
         if out:
             width = max(lengths[out[-1][0]], 1)
             fits = (len(out[-1]) + 1) * width <= max_tokens
-            if fits and (lengths[index] >= (1 - waste) * width or len(out[-1]) * width < _FEW):
+            if fits and (lengths[index] >= (1 - waste) * width or len(out[-1]) * width < few):
                 out[-1].append(index)
                 continue
         out.append([index])

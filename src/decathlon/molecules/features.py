@@ -15,17 +15,11 @@ from rdkit.Chem import BondType, Descriptors, rdMolDescriptors
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from decathlon.molecules.alphabet import BOND_DIRECTIONS, UNKNOWN_ATOM
 from decathlon.molecules.parsing import Status, parse
 
 Arrays = dict[str, np.ndarray]
 
-ELEMENTS = 118  # index = atomic number - 1
-MASKED_ATOM = 118
-UNKNOWN_ATOM = 119  # the dummy atom *, and the last row of the embedding table
-CHIRAL_TAGS = 3  # unspecified, clockwise, counter-clockwise
-SELF_LOOP = 4
-MASKED_BOND = 5
-BOND_DIRECTIONS = 3  # none, up, down
 _BOND_TYPE = {BondType.SINGLE: 0, BondType.DOUBLE: 1, BondType.TRIPLE: 2, BondType.AROMATIC: 3}
 _DIRECTION = {Chem.BondDir.ENDUPRIGHT: 1, Chem.BondDir.ENDDOWNRIGHT: 2}
 _CHIRAL = {Chem.ChiralType.CHI_TETRAHEDRAL_CW: 1, Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 2}

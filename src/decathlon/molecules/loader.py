@@ -22,7 +22,7 @@ class BatchLoader:
         batch_size: for display.
     """
 
-    batch_sampler = None  # Lightning asks every loader with a `sampler` for it
+    batch_sampler = None  # Lightning looks for it beside ``sampler``
 
     def __init__(
         self,

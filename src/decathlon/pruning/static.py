@@ -220,7 +220,7 @@ class ContextualDiversity(Informed):
     """Greedy k-center by the symmetric KL of predictions (CD); in random parts of ``chunk`` samples."""
 
     classification = True
-    options: ClassVar[dict[str, Any]] = {"chunk": 65536}
+    options: ClassVar[dict[str, Any]] = {"chunk": 8192}
     chunk: int
 
     def _choose(self, models: list[Evidence]) -> Tensor:

@@ -278,6 +278,8 @@ def test_bad_options(dataset: dict[str, Any], options: dict[str, Any], message: 
 def test_bad_training_options() -> None:
     with pytest.raises(ValueError, match=r"training has no option epochs; choose batch_size"):
         EditCases("data", WORLD, "world", training={"epochs": 3})
+    with pytest.raises(ValueError, match="cases=31: this world has 30 people to edit"):
+        EditCases("data", WORLD, "world", cases=31, training={"people": 40})
     with pytest.raises(ValueError, match="steps must be positive"):
         EditCases("data", WORLD, "world", training={"steps": 0})
     with pytest.raises(ValueError, match="training options belong to model=world"):

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 
-from decathlon import catalog, experiment
+from decathlon import experiment
 from decathlon.language.tiny import tiny_model, word_tokenizer
 from decathlon.tasks.kele.data import EditCases
 from decathlon.tasks.kele.evaluation_rows import read_rows
@@ -109,17 +109,11 @@ def test_chain_of_thought_and_no_edit(root: Path, tmp_path: Path) -> None:
     assert metrics["test/bytes"] == 0 and "test/fluency" in metrics and "test/mhp" not in metrics
 
 
-def test_every_table_composes_and_names_finished_or_planned_jobs() -> None:
-    tables = catalog.experiments("kele")
-    assert {"kele/small", "kele/table1", "kele/counterfact", "kele/smol", "kele/k_sweep"} <= set(tables)
-    for name in tables:
-        plan = experiment.load(name, ["seed=0"])
-        assert plan.jobs and plan.layout.title
-        configs = [planned.job.config for planned in plan.jobs]
-        assert {config["task"]["name"] for config in configs} == {"kele"}
-        assert all(config["fit"] is False for config in configs)
-    jobs = experiment.load("kele/table1", ["method=kele"]).jobs
-    assert {job.job.config["model"] for job in jobs} == {"openai-community/gpt2-xl", "EleutherAI/gpt-j-6b"}
+def test_the_paper_tables_name_its_models() -> None:
+    jobs = [planned.job.config for planned in experiment.load("kele/table1", ["method=kele"]).jobs]
+    assert [config["model"] for config in jobs] == ["openai-community/gpt2-xl", "EleutherAI/gpt-j-6b"]
+    assert {config["cases"] for config in jobs} == {None} and {config["fit"] for config in jobs} == {False}
+    assert {config["module"]["method"]["depth"] for config in jobs} == {20}
 
 
 def test_small_shares_a_world_among_methods_and_none_among_seeds() -> None:

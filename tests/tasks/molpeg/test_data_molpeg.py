@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
@@ -82,6 +83,51 @@ def test_training_reads_the_selection(root: Path) -> None:
     for k in (1, 2, 15, 16, 17, 18, 32, 34):
         data.sampler.set_selection(torch.arange(k))
         assert len(loader) == len(list(loader))
+
+
+class Watcher(pl.LightningModule):
+    """Notes which samples it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch.index.tolist())
+        return self.weight.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/n", float(len(batch)), batch_size=len(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_lightning_reads_it_and_resumes_in_the_middle_of_an_epoch(root: Path) -> None:
+    class SaveAtSeven(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(root / "middle.ckpt")
+
+    def fit(checkpoint: Path | None, *callbacks: pl.Callback) -> list[list[int]]:
+        watcher = Watcher()
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+        )
+        trainer.fit(watcher, module(root, seed=3), ckpt_path=checkpoint, weights_only=True)
+        return watcher.seen
+
+    whole = fit(None, SaveAtSeven())  # 3 epochs of 5 batches
+    assert len(whole) == 15 and whole[:5] != whole[5:10]
+    assert sorted(i for batch in whole[:5] for i in batch) == list(range(80))
+    assert fit(root / "middle.ckpt") == whole[7:]
 
 
 def test_scaffold_split(root: Path) -> None:

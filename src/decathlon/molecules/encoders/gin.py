@@ -3,24 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from decathlon.molecules.alphabet import ATOM_ROWS, BOND_DIRECTIONS, BOND_TYPES, CHIRAL_TAGS
 from decathlon.molecules.batches import GraphBatch
 from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.norm import BatchNorm
 from decathlon.molecules.encoders.sums import mean_segments, sum_neighbours
-from decathlon.molecules.features import BOND_DIRECTIONS, CHIRAL_TAGS, MASKED_BOND, SELF_LOOP
-
-ATOM_ROWS = 120
-BOND_TYPES = MASKED_BOND + 1
-BOND_KINDS = BOND_TYPES * BOND_DIRECTIONS  # 18 combinations of type and direction
-
-
-def bond_kind_counts(batch: GraphBatch, dtype: torch.dtype = torch.float32) -> Tensor:
-    """How many bonds of each of the 18 kinds each atom has, its self loop included: (N, 18)."""
-    cells = batch.owner * BOND_KINDS + batch.bonds
-    n = len(batch.atoms)
-    counts = torch.bincount(cells, minlength=n * BOND_KINDS).view(n, BOND_KINDS).to(dtype)
-    counts[:, SELF_LOOP * BOND_DIRECTIONS] += 1
-    return counts
 
 
 class GinLayer(nn.Module):
@@ -40,11 +27,11 @@ class GinLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.norm = BatchNorm(width)
 
-    def forward(self, h: Tensor, batch: GraphBatch, kinds: Tensor) -> Tensor:
-        """(N, D) atoms and (N, 18) bond kinds to (N, D)."""
+    def forward(self, h: Tensor, batch: GraphBatch) -> Tensor:
+        """Atom vectors (N, D) to (N, D)."""
         table = (self.bond_type.weight[:, None] + self.bond_direction.weight).flatten(0, 1)
         total = h + sum_neighbours(h, batch.neighbours, batch.bond_starts)
-        return self.norm(self.mlp(torch.addmm(total, kinds, table)))
+        return self.norm(self.mlp(torch.addmm(total, batch.bond_kinds.to(h.dtype), table)))
 
 
 class Gin(Encoder):
@@ -78,9 +65,8 @@ class Gin(Encoder):
     def encode_atoms(self, batch: GraphBatch, embedded: Tensor | None = None) -> Tensor:
         """Atom vectors (N, D), from ``embed(batch)`` or what is given in its place."""
         h = self.embed(batch) if embedded is None else embedded
-        kinds = bond_kind_counts(batch, h.dtype)
         for i, layer in enumerate(self.layers):
-            h = layer(h, batch, kinds)
+            h = layer(h, batch)
             if i < len(self.layers) - 1:
                 h = h.relu()
             h = self.dropout(h)

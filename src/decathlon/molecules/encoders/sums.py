@@ -48,11 +48,12 @@ class _SumSegments(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
+        ctx.rows = len(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (starts,) = ctx.saved_tensors
-        return torch.repeat_interleave(gradient, starts.diff(), 0), None
+        return torch.repeat_interleave(gradient, starts.diff(), 0, output_size=ctx.rows), None
 
 
 def sum_segments(h: Tensor, starts: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from decathlon.molecules.alphabet import MASKED_ATOM
 from decathlon.molecules.batches import GraphBatch
-from decathlon.molecules.encoders.gin import Gin, GinLayer, bond_kind_counts
-from decathlon.molecules.features import MASKED_ATOM
+from decathlon.molecules.encoders.gin import Gin, GinLayer
 from decathlon.molecules.pretraining.masking import mask_atoms
 
 ATOM_TYPES = MASKED_ATOM + 1  # 118 elements, and one class for the rest
@@ -34,7 +34,7 @@ class GraphMae(nn.Module):
         masked_batch, masked = mask_atoms(batch, self.mask, generator)
         h = self.to_decoder(self.encoder.encode_atoms(masked_batch))
         hidden = torch.ones(len(h), 1, dtype=h.dtype, device=h.device).index_fill_(0, masked, 0)
-        decoded = self.decoder(h * hidden, masked_batch, bond_kind_counts(masked_batch, h.dtype))
+        decoded = self.decoder(h * hidden, masked_batch)
         predicted = nn.functional.normalize(self.types(decoded[masked]), dim=1)
         target = batch.atoms[masked, 0].clamp(max=MASKED_ATOM)
         cosine = predicted.gather(1, target[:, None])

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from decathlon.molecules.alphabet import MASKED_ATOM
 from decathlon.molecules.batches import GraphBatch
-from decathlon.molecules.features import MASKED_ATOM
 
 
 def mask_atoms(batch: GraphBatch, share: float, generator: torch.Generator) -> tuple[GraphBatch, Tensor]:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from decathlon.molecules.alphabet import ATOM_ROWS
 from decathlon.molecules.batches import Batch, GraphBatch
 from decathlon.molecules.encoders import Encoder, Gin
-from decathlon.molecules.encoders.gin import ATOM_ROWS
 from decathlon.molecules.encoders.sums import mean_segments
 from decathlon.molecules.pretraining.masking import mask_atoms
 

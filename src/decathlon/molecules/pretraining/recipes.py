@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from decathlon.errors import ConfigError
+from decathlon.molecules.encoders import model_inputs, model_options
 
-NAMES = ("none", "properties", "graphmae", "graphcl", "denoise")
+NAMES = ("default", "none", "properties", "graphmae", "graphcl", "denoise")
 _READS = {
     "properties": ("fingerprint", "graph"),
     "graphmae": ("graph",),
@@ -60,12 +61,16 @@ _DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def parse_recipe(pretrain: str | Mapping[str, Any] | None, inputs: str) -> Recipe | None:
+_BY_MODEL = {"gin": "graphmae", "gin_small": "properties", "fp_mlp": "properties", "painn": "none"}
+
+
+def parse_recipe(pretrain: str | Mapping[str, Any] | None, model: str | Mapping[str, Any]) -> Recipe | None:
     """The recipe of ``pretrain=properties``, ``pretrain=weights.pt`` or ``{name: graphmae, epochs: 100, …}``.
 
     Args:
         pretrain: a name, the path of a checkpoint, a mapping with ``name`` and the options to change, or None.
-        inputs: what the encoder reads; it decides the defaults.
+        model: the encoder; it decides the defaults. ``default`` is graphmae for gin, properties for gin_small and
+            fp_mlp, none for painn.
 
     Returns:
         None for ``none``.
@@ -75,6 +80,9 @@ def parse_recipe(pretrain: str | Mapping[str, Any] | None, inputs: str) -> Recip
     """
     given: dict[str, Any] = {"name": pretrain} if not isinstance(pretrain, Mapping) else dict(pretrain)
     name = given.pop("name", None)
+    inputs = model_inputs(model)
+    if name == "default":
+        name = _BY_MODEL[model_options(model)[0]]
     if name is None or name == "none":
         return None
     if name not in NAMES:

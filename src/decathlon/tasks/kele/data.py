@@ -86,6 +86,8 @@ class EditCases(L.LightningDataModule):
         self.spec = ModelSpec(model, seed, training or {}, dtype)
         self.count, self.batch_size = cases, batch_size
         self.cases: list[Case] = []
+        if self.spec.is_world:
+            self._world_cases()  # a wrong number of cases shows before a model is trained
 
     def prepare_data(self) -> None:
         """Train the world's model, fetch the files, find the known cases: each once, cached in the data folder."""
@@ -101,9 +103,7 @@ class EditCases(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the cases."""
         if self.spec.is_world:
-            world = self.spec.world_training().world()
-            count = self.count if self.count is not None else len(world.composed)
-            self.cases = world_cases(world, count, self.dataset.get("people", "composed"))
+            self.cases = self._world_cases()
             return
         cases = self._load().cases
         if self.rule is not None:
@@ -120,6 +120,9 @@ class EditCases(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Cases are texts: nothing moves."""
         return batch
+
+    def _world_cases(self) -> list[Case]:
+        return world_cases(self.spec.world_training().world(), self.count, self.dataset.get("people", "composed"))
 
     def _load(self) -> Loaded:
         if self.dataset["source"] == "counterfact":

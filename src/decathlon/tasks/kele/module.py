@@ -98,11 +98,14 @@ class EditEvaluation(L.LightningModule):
         self.done = {row["id"] for row in read_rows(self.folder)}
         if self.done:
             log.info("going on after %d evaluated cases", len(self.done))
-        with torch.inference_mode(False):
-            self.editor = make_editor(
-                self.method, self.language_model, self.tokenizer, self.spec, root=self.root, layer=self.layer,
-                corpus=self.corpus, samples=self.samples, bos=self.protocol.bos,
-            )  # fmt: skip
+        try:
+            with torch.inference_mode(False):
+                self.editor = make_editor(
+                    self.method, self.language_model, self.tokenizer, self.spec, root=self.root, layer=self.layer,
+                    corpus=self.corpus, samples=self.samples, bos=self.protocol.bos,
+                )  # fmt: skip
+        except ValueError as error:  # what only the model can tell: a layer it does not have, its family
+            raise ConfigError(f"method={self.method['name']} on model={self.spec.name}: {error}") from error
 
     @property
     def folder(self) -> Path:

@@ -80,7 +80,7 @@ def _stack(factors: Sequence[LowRank | None], side: str, rank: int) -> Tensor:
 def _adder(left: Tensor, right: Tensor) -> Any:
     def hook(_: Any, args: tuple, output: Tensor) -> Tensor:
         wide = torch.promote_types(output.dtype, torch.float32)
-        change = (args[0].to(wide) @ right.to(wide)) @ left.to(wide).transpose(1, 2)
+        change = (args[0].to(wide) @ right.to(output.device, wide)) @ left.to(output.device, wide).transpose(1, 2)
         return (output.to(wide) + change).to(output.dtype)
 
     return hook

@@ -68,7 +68,9 @@ def accumulate(
         state = {
             "texts": 0,
             "tokens": 0,
-            "sums": {layer: torch.zeros(n, n, dtype=torch.float64) for layer, n in width.items()},
+            "sums": {
+                layer: torch.zeros(n, n, dtype=torch.float64, device=device_of(model)) for layer, n in width.items()
+            },
         }
     texts = islice(corpus, state["texts"], limit)
     while group := list(islice(texts, _GROUP)):
@@ -92,7 +94,7 @@ def _add(model: Any, layers: Sequence[int], names: list[str], rows: list[list[in
     for layer, name in zip(layers, names):
         keys = taps.inputs[name][real]
         keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
-        state["sums"][layer] += (keys.T @ keys).double().cpu()
+        state["sums"][layer] += (keys.T @ keys).double()
     state["tokens"] += int(mask.sum())
 
 
@@ -160,7 +162,10 @@ class Moments:
                 part = self.cache / f"moment-{key}-{'-'.join(map(str, absent))}.part.pt"
                 state = self._run(absent, part)
                 for layer in absent:
-                    _save({"tokens": state["tokens"], "moment": state["sums"][layer] / state["tokens"]}, paths[layer])
+                    _save(
+                        {"tokens": state["tokens"], "moment": state["sums"][layer].cpu() / state["tokens"]},
+                        paths[layer],
+                    )
                 part.unlink(missing_ok=True)
         for layer in missing:
             saved = torch.load(paths[layer], weights_only=True)
@@ -169,7 +174,9 @@ class Moments:
     def _run(self, layers: list[int], part: Path | None) -> dict[str, Any]:
         assert self.corpus is not None
         state: dict[str, Any] | None = None
-        found = torch.load(part, weights_only=True) if part is not None and part.exists() else None
+        found = None
+        if part is not None and part.exists():
+            found = torch.load(part, weights_only=True, map_location=device_of(self.model))
         saved = time.monotonic()
         for state in accumulate(
             self.model, self.tokenizer, layers, self.corpus,
@@ -184,7 +191,7 @@ class Moments:
 
     def _take(self, layers: list[int], state: dict[str, Any]) -> None:
         for layer in layers:
-            self._moments[layer] = self._ridged(state["sums"][layer] / state["tokens"], state["tokens"])
+            self._moments[layer] = self._ridged(state["sums"][layer].cpu() / state["tokens"], state["tokens"])
 
     def _ridged(self, moment: Tensor, tokens: int) -> Tensor:
         ridge = self.ridge

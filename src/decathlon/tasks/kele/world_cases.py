@@ -11,7 +11,7 @@ from decathlon.tasks.kele.world import PERSON_TEMPLATES, World
 People = Literal["composed", "held_out", "all"]
 
 
-def world_cases(world: World, count: int, people: People = "composed", neighbours: int = 8) -> list[Case]:
+def world_cases(world: World, count: int | None, people: People = "composed", neighbours: int = 8) -> list[Case]:
     """``count`` people, each of whom becomes a citizen of another country, in an order given by the world's seed.
 
     The edit is on the first ``citizen`` wording and the others are its paraphrases; neighbours are other citizens of
@@ -19,6 +19,7 @@ def world_cases(world: World, count: int, people: People = "composed", neighbour
     16 two-hop sentences about the person's country.
 
     Args:
+        count: None: all of them.
         people: those whose two-hop sentences the model was trained on, those held out, or all.
         neighbours: at most so many other citizens of the old country.
 
@@ -28,7 +29,7 @@ def world_cases(world: World, count: int, people: People = "composed", neighbour
     groups = {"composed": world.composed, "held_out": world.held_out, "all": world.people}
     if people not in groups:
         raise ValueError(f"people={people} is none of {', '.join(groups)}")
-    if not 1 <= count <= len(groups[people]):
+    if count is not None and not 1 <= count <= len(groups[people]):
         raise ValueError(f"cases={count}: this world has {len(groups[people])} people to edit")
     random = np.random.default_rng([world.seed, 11])
     order = [groups[people][index] for index in random.permutation(len(groups[people]))]

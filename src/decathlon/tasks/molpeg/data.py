@@ -41,8 +41,8 @@ class MoleculeData(pl.LightningDataModule):
         dataset: ``source`` (the class of a table and its arguments), and optionally ``name``, ``split``, ``split_seed``
             and ``split_sizes``, which the arguments of those names override.
         model: name of the encoder, or a mapping of ``name`` and options; decides what is featurised.
-        pretrain: ``none``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, the path of a checkpoint, or a
-            mapping of ``name`` and options (``decathlon.molecules.pretraining.Recipe``).
+        pretrain: ``none``, ``default``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, a checkpoint,
+            or a mapping of ``name`` and options (``decathlon.molecules.pretraining.Recipe``).
         batch_size: of training.
         seed: of the order of training.
         split: ``random`` or ``scaffold``. split_seed: of the random split.
@@ -82,7 +82,9 @@ class MoleculeData(pl.LightningDataModule):
         if not isinstance(self.dataset.get("source"), Mapping):
             raise ConfigError(f"dataset={self.dataset_name} has no source")
         self.model, self.inputs = model, model_inputs(model)
-        self.recipe: Recipe | None = parse_recipe(pretrain, self.inputs)
+        self.recipe: Recipe | None = parse_recipe(pretrain, model)
+        if self.recipe is not None and self.recipe.name == "checkpoint" and not Path(self.recipe.path).is_file():
+            raise DataError(f"pretrain={self.recipe.path}: there is no such file")
         self.split = split or str(self.dataset.get("split", "random"))
         if self.split not in SPLITS:
             raise ConfigError(f"split={self.split} is unknown; choose {' or '.join(SPLITS)}")
@@ -103,6 +105,8 @@ class MoleculeData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch, featurise and pretrain what is not cached yet."""
+        if self.parts and (self.recipe is None or self._weights is not None):
+            return
         self.setup("fit")
         log.info("%s: %s", self.dataset_name, describe(self.report))
         self.pretrained_state()
@@ -116,7 +120,9 @@ class MoleculeData(pl.LightningDataModule):
         self.split_ = self._split(whole)
         for name, rows in self.split_._asdict().items():
             if len(rows) < 2:
-                raise DataError(f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}")
+                raise DataError(
+                    f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}"
+                )
             self.parts[name] = whole.select(rows)
         self.report = whole.table.report
         self.tasks, self.task_type, self.unit = table.tasks, table.task_type, table.unit

@@ -72,8 +72,7 @@ class Flat:
     def write(self, gradients: Sequence[Tensor | None], row: Tensor) -> None:
         """Put the gradients into ``row`` (N,); ``None`` becomes zeros."""
         parts = [
-            torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1)
-            for g, p in zip(gradients, self.parameters)
+            torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for g, p in zip(gradients, self.parameters)
         ]
         torch.cat(parts, out=row) if parts[0].dtype == row.dtype else row.copy_(torch.cat(parts))
 

@@ -19,6 +19,7 @@ from decathlon.tasks.kele.recall import Inject, Losses, Objective, Problem, Reca
 from decathlon.tasks.kele.statistics import Moments, Text
 
 _MEMORY = 2**30
+_CALLS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ class LocateEditor(BaseEditor):
         for edit in edits:
             rows, subjects = rows_of(edit, self.objective.beta > 0)
             lengths.append(len(rows) * max(len(row) - where for row, where in zip(rows, subjects)))
-        yield from batches(lengths, budget, waste=0.3)
+        # How many columns it takes until a block's arithmetic costs more than calling its operations.
+        few = _CALLS // (config.hidden_size * (4 * config.hidden_size + 2 * inner))
+        yield from batches(lengths, budget, waste=0.3, few=few)
 
     def notes(self, edits: Sequence[Prompted], found: Found) -> list[dict[str, Any]]:
         """One mapping per edit: steps, final losses, norms, and whether erasure was impossible."""

@@ -13,9 +13,9 @@ class NoEdit(BaseEditor):
 
     def __init__(
         self, model: Any, tokenizer: Any, layer: int | Sequence[int] | None = None, *,
-        corpus: Any = None, moments: Any = None, **options: Any,
+        corpus: Any = None, samples: Any = None, moments: Any = None, **options: Any,
     ) -> None:  # fmt: skip
-        """``corpus`` and ``moments`` are taken, so that all editors are built alike, and not used."""
+        """``corpus``, ``samples`` and ``moments`` are taken, so that all editors are built alike, and not used."""
         super().__init__(model, tokenizer, layer, **options)
 
     def _prepare(self, requests: list[list[Edit]]) -> list[Update]:

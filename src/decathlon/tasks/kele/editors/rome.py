@@ -1,5 +1,6 @@
 """ROME (Meng et al. 2022): one fact, one layer, one rank-one update in closed form; R-ROME's keys by default."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,12 +100,15 @@ class Rome(LocateEditor):
         mean, plain = found.key.double().cpu(), found.plain_key.double().cpu()
         a, b = self.moments.solve(self.layer, mean), self.moments.solve(self.layer, plain)
         cosine = (a * plain).sum(1) / ((a * mean).sum(1) * (b * plain).sum(1)).sqrt()
-        advice = "; the update may explode, use key_mode=r_rome" if self.options.key_mode == "rome" else ""
+        harmful = self.options.key_mode == "rome"
         for note, edit, value in zip(notes, edits, cosine.tolist()):
             note["key_cosine"] = value
             if abs(value) < _WARN_COSINE:
-                log.warning(
+                log.log(
+                    logging.WARNING if harmful else logging.INFO,
                     "%r: the mean key and the plain prompt's key are nearly orthogonal (cosine %.3f)%s",
-                    edit.edit.text, value, advice,
-                )  # fmt: skip
+                    edit.edit.text,
+                    value,
+                    "; the update may explode, use key_mode=r_rome" if harmful else "",
+                )
         return notes

@@ -123,6 +123,11 @@ def test_two_processes_share_the_cases(root: str, tmp_path: Path) -> None:
     assert timeless(evaluated(module, data, folder)) == whole
 
 
+def test_a_layer_that_the_model_does_not_have(root: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method=kele on model=world: layer=9 is outside .* 0 to 4"):
+        evaluated(*make(root, layer=9), tmp_path)
+
+
 class Fixed:
     """An editor that notes what it is asked and changes nothing."""
 

@@ -1,0 +1,128 @@
+"""Audit of a mechanism: how much of its revenue is real, beside the exact optimum."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decathlon.tasks.jregnet.auction import JointAuction
+from decathlon.tasks.jregnet.mechanisms import optimal_revenue
+from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.regret import exact_regret, with_prior
+from decathlon.tasks.jregnet.scores import best, bundle_scores
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Means over the audited profiles, in units of value x clicks; nan where values are correlated: no bound is known.
+
+    Attributes:
+        revenue: sum of payments under truthful bids.
+        revenue_error: its standard error.
+        welfare, best_welfare: value of the mechanism's allocation and of the best one.
+        virtual_welfare: what the allocation would earn under exact incentive-compatible payments, E[sum phi_i g_i].
+        opt: the optimal revenue on the same profiles.
+        ic_excess: revenue - virtual_welfare, revenue that exists only because bidders are assumed not to react.
+        ic_excess_error: its standard error.
+        gap, alloc_gap: revenue / opt - 1 and virtual_welfare / opt - 1.
+        regret: mean over profiles and bidders.
+        regret_sum, regret_max: sum over bidders of the means, largest single one.
+        ir_violation: mean of relu(-u_i).
+        bidder_revenue, bidder_regret, bidder_clicks, bidder_welfare: (n,) means per bidder.
+    """
+
+    revenue: float
+    revenue_error: float
+    welfare: float
+    best_welfare: float
+    virtual_welfare: float
+    opt: float
+    ic_excess: float
+    ic_excess_error: float
+    gap: float
+    alloc_gap: float
+    regret: float
+    regret_sum: float
+    regret_max: float
+    ir_violation: float
+    bidder_revenue: Tensor
+    bidder_regret: Tensor
+    bidder_clicks: Tensor
+    bidder_welfare: Tensor
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers, without the tensors per bidder."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, float)}
+
+
+@torch.no_grad()
+def audit(
+    mechanism: Callable[..., Any],
+    auction: JointAuction,
+    values: Tensor,
+    prior: Prior,
+    present: Tensor | None = None,
+    regret_profiles: int | None = None,
+    points: int = 101,
+) -> Audit:
+    """Revenue, welfare, virtual welfare and exact regret of ``mechanism`` on the profiles ``values`` (B, n).
+
+    Args:
+        mechanism: called as ``mechanism(auction, bids, present=...)``; one that names a ``prior`` parameter gets it.
+        prior: the distribution the values come from; gives supports for the misreports, virtual values and the optimum.
+        present: (B, E) bundles that exist in each profile; all by default.
+        regret_profiles: regret is measured on the first so many profiles (default: all).
+        points: size of the grid of misreports.
+
+    Raises:
+        ValueError: values, prior and auction disagree about the number of bidders.
+    """
+    if not values.shape[1] == prior.bidders == auction.bidders:
+        raise ValueError(
+            f"values have {values.shape[1]} bidders, the prior {prior.bidders}, the auction {auction.bidders}"
+        )
+    mechanism = with_prior(mechanism, prior)
+    outcome = mechanism(auction, values, present=present)
+    clicks, payments = auction.clicks(outcome.allocation).double(), outcome.payments.double()
+    exact = values.double()
+    revenue = payments.sum(1)
+    virtual = (prior.virtual(exact) * clicks).sum(1)
+    opt = float(optimal_revenue(auction, exact, prior, present).mean())
+    excess = revenue - virtual
+    rates = auction.click_rates.to(exact)
+    best_welfare = best(bundle_scores(auction, exact, 0.0, present), auction.slots) @ rates
+    part = slice(0, regret_profiles)
+    there = None if present is None else present[part]
+    regret = exact_regret(mechanism, auction, values[part], prior, there, points).regret.double()
+    known = prior.independent
+    nan = float("nan")
+    return Audit(
+        revenue=float(revenue.mean()),
+        revenue_error=_error(revenue),
+        welfare=float((exact * clicks).sum(1).mean()),
+        best_welfare=float(best_welfare.mean()),
+        virtual_welfare=float(virtual.mean()) if known else nan,
+        opt=opt if known else nan,
+        ic_excess=float(excess.mean()) if known else nan,
+        ic_excess_error=_error(excess) if known else nan,
+        gap=_ratio(float(revenue.mean()), opt) if known else nan,
+        alloc_gap=_ratio(float(virtual.mean()), opt) if known else nan,
+        regret=float(regret.mean()),
+        regret_sum=float(regret.mean(0).sum()),
+        regret_max=float(regret.max()),
+        ir_violation=float((payments - exact * clicks).clamp_min(0).mean()),
+        bidder_revenue=payments.mean(0),
+        bidder_regret=regret.mean(0),
+        bidder_clicks=clicks.mean(0),
+        bidder_welfare=(exact * clicks).mean(0),
+    )
+
+
+def _error(samples: Tensor) -> float:
+    return float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
+
+
+def _ratio(achieved: float, bound: float) -> float:
+    return achieved / bound - 1 if bound > 0 else float("nan")

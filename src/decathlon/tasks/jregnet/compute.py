@@ -1,0 +1,36 @@
+"""Settings of the process that make many tiny tensor operations fast."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@contextmanager
+def small_nets() -> Iterator[None]:
+    """One thread, and memory that is kept when freed; the number of threads is put back at the end.
+
+    Nets of this size lose more in handing work to threads than they gain (much more on a busy machine). And the C
+    library gives blocks of a few MB back to the system at every free: fetching them anew costs as much as the
+    arithmetic, so glibc is told to keep them. Elsewhere that part does nothing.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _keep_freed_memory()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _keep_freed_memory() -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 512 << 20)
+    mallopt(_M_TOP_PAD, 16 << 20)

@@ -1,0 +1,143 @@
+"""JRegNet's training: revenue under a price for regret (section 2.3 and 2.4 of the specification)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.methods import Batch, Method, float32, generator
+from decathlon.tasks.jregnet.misreports import Ascent, LocalSearch
+from decathlon.tasks.jregnet.multipliers import Multipliers
+from decathlon.tasks.jregnet.network import JRegNet
+from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.stacking import Stack
+
+
+class LearntMechanism:
+    """A trained network as a mechanism, with the fast path for deviations that :mod:`~.regret` looks for."""
+
+    def __init__(self, network: JRegNet) -> None:
+        self.network = network.eval()
+
+    @torch.no_grad()
+    def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+        outcome = self.network.outcome(auction, bids.to(self.network.bias_in), present)
+        return Outcome(outcome.allocation, outcome.payments)
+
+    @torch.no_grad()
+    def deviate(
+        self, auction: JointAuction, values: Tensor, misreports: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """Utilities (M, B, n) of misreports (M, B, n) at the true values (B, n)."""
+        bids, lies = (
+            values.T.contiguous().to(self.network.bias_in),
+            misreports.permute(2, 0, 1).to(self.network.bias_in),
+        )
+        _, _, clicks, charged = self.network(bids, lies, None if present is None else present.T)
+        return (clicks * bids[:, None] - charged * lies).permute(1, 2, 0).to(misreports)
+
+
+class RegretLearner(Method):
+    """JRegNet, or the store-only RegretNet, trained with a misreport search and Lagrange multipliers.
+
+    Args:
+        network: keyword arguments of :class:`~.network.JRegNet`.
+        search: ``{"kind": "local", ...}`` (:class:`~.misreports.LocalSearch`) or ``{"kind": "ascent", ...}``.
+        lagrangian: schedule for :class:`~.multipliers.Multipliers`.
+        profiles: size N of a fixed training set with cached misreports; None draws fresh profiles at each step.
+    """
+
+    cache: Tensor | None
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        auction: JointAuction,
+        prior: Prior,
+        seeds: Sequence[int],
+        network: Mapping[str, Any] | None = None,
+        search: Mapping[str, Any] | None = None,
+        lagrangian: Mapping[str, Any] | None = None,
+        profiles: int | None = None,
+        graph_input: bool = False,
+        bidders: str = "both",
+    ) -> None:
+        super().__init__(auction, prior, seeds, bidders)
+        options = {**(network or {}), "graph_input": graph_input and not self.stores_only}
+        self.stack = Stack([JRegNet(self.auction, **options, generator=generator("weights", s)) for s in self.seeds])
+        self.multipliers = Multipliers(len(self.seeds), self.auction.bidders, dict(lagrangian or {}))
+        chosen = dict(search or {})
+        kind = chosen.pop("kind", "local")
+        if kind not in ("local", "ascent"):
+            raise ValueError(f"search.kind={kind} is unknown; choose local or ascent")
+        self.search: LocalSearch | Ascent = LocalSearch(**chosen) if kind == "local" else Ascent(**chosen)
+        self.noise = self.search.noise
+        cache = None
+        if isinstance(self.search, Ascent) and profiles is not None:
+            starts = [self._start(profiles, seed) for seed in self.seeds]
+            cache = torch.stack(starts)
+        self.register_buffer("cache", cache)
+        self.register_buffer("low", float32(self.prior.low), persistent=False)
+        self.register_buffer("high", float32(self.prior.high), persistent=False)
+        self._found: Tensor | None = None
+
+    def _start(self, profiles: int, seed: int) -> Tensor:
+        """(N, n, M) first misreports: independent draws from the prior."""
+        uniforms = torch.rand(profiles, self.noise, self.auction.bidders, generator=generator("misreports", seed))
+        return self.prior.quantile(uniforms).transpose(1, 2).contiguous()
+
+    def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        self.multipliers.begin(progress)
+        misreports = self.find_misreports(batch)
+        self._found = misreports
+        revenue, regrets = self.revenue_and_regrets(batch, misreports)
+        loss = self.multipliers.penalty(regrets) - revenue
+        logs = {"revenue": revenue.detach(), "regret": regrets.detach().mean(1)}
+        return loss, {**logs, "multiplier": self.multipliers.multiplier.mean(1)}
+
+    def find_misreports(self, batch: Batch) -> Tensor:
+        """(S, n, M, B) misreports for the batch, by the chosen search; the cache is read and written here."""
+        low, high = self.low, self.high
+
+        def utility(misreports: Tensor) -> Tensor:
+            _, _, clicks, charged = self.stack(batch.values, misreports, batch.present, detach=True)
+            return clicks * batch.values[:, :, None] - charged * misreports
+
+        if isinstance(self.search, LocalSearch):
+            return self.search(utility, batch.values, batch.noise, low, high)
+        if self.cache is None or batch.index is None:
+            start = self.prior.quantile(batch.noise.movedim(1, -1)).movedim(-1, 1)
+            return self.search(utility, start, low, high)
+        rows = torch.arange(len(self.seeds), device=batch.index.device)[:, None]
+        found = self.search(utility, self.cache[rows, batch.index].movedim(1, -1), low, high)
+        self.cache[rows, batch.index] = found.movedim(-1, 1)
+        return found
+
+    def revenue_and_regrets(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean revenue (S,) and mean regrets (S, n) over the batch; gradients reach the weights by both terms.
+
+        Regret compares utilities at the *true* value: ``relu(v g' - f' v' g' - u)``, the largest over misreports.
+        """
+        values = batch.values
+        clicks, charged, own_clicks, own_charged = self.stack(values, misreports, batch.present)
+        payments = values * charged
+        lied = own_clicks * values[:, :, None] - own_charged * misreports
+        best = lied.squeeze(2) if lied.shape[2] == 1 else lied.amax(2)
+        excess = torch.relu(best - (values * clicks - payments))
+        return payments.sum(1).mean(-1), excess.mean(-1)
+
+    def after_step(self, batch: Batch, step: int) -> None:
+        """The multipliers' updates: the same batch and misreports, the new weights."""
+        if self.multipliers.due(step):
+            assert self._found is not None
+            with torch.no_grad():
+                self.multipliers.update(self.revenue_and_regrets(batch, self._found)[1])
+        self.multipliers.end(step)
+
+    def mechanism(self, place: int) -> Callable[..., Any]:
+        network: nn.Module = self.stack.single(place)
+        assert isinstance(network, JRegNet)
+        return LearntMechanism(network)

@@ -1,0 +1,96 @@
+"""The analytic mechanisms: VCG, RVCG with and without reserve, the exact optimum, and the stores-only auctions.
+
+All compute in float64 and return the dtype of the bids. Each can be used as a :class:`~.auction.Mechanism`.
+"""
+
+import torch
+from torch import Tensor
+
+from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.scores import (
+    allocate,
+    best,
+    bundle_scores,
+    pivot_payments,
+    rivals,
+    score_auction,
+    thresholds,
+)
+
+
+def vcg(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+    """Vickrey-Clarke-Groves with the pivot of an absent bidder.
+
+    A bidder that stays away takes its bundles with it and so hurts its partners: payments, and the revenue, can be
+    negative. Truthful and individually rational.
+    """
+    exact = bids.double()
+    allocation = allocate(auction, bundle_scores(auction, exact, 0.0, present))
+    return _like(bids, allocation, pivot_payments(auction, exact, allocation, True, present))
+
+
+def rvcg(auction: JointAuction, bids: Tensor, present: Tensor | None = None, reserve: float = 0.0) -> Outcome:
+    """Revised VCG (reconstructed): the pivot is a zero bid, so nobody is paid; payments are critical values.
+
+    ``reserve`` is the least declared value of a bundle that can win.
+    """
+    outcome = score_auction(auction, bids.double(), lambda scores: scores, 0.0, -reserve, present)
+    return _like(bids, outcome.allocation, outcome.payments)
+
+
+def optimal(auction: JointAuction, bids: Tensor, prior: Prior, present: Tensor | None = None) -> Outcome:
+    """The revenue optimum (Myerson 1981): slots go to the best positive bundle virtual values.
+
+    The model has one parameter per bidder (value times clicks), so for independent values this is the best of all
+    Bayesian incentive-compatible mechanisms with interim individual rationality, multi-slot included.
+    """
+    if prior.bidders != auction.bidders:
+        raise ValueError(f"the prior has {prior.bidders} bidders, the auction {auction.bidders}")
+    exact = bids.double()
+    outcome = score_auction(auction, prior.virtual(exact), prior.inverse_virtual, prior.low, 0.0, present)
+    return _like(bids, outcome.allocation, outcome.payments)
+
+
+def optimal_revenue(auction: JointAuction, values: Tensor, prior: Prior, present: Tensor | None = None) -> Tensor:
+    """(B,) best virtual welfare ``sum_k a_k max(0, C_(k)(v))``; its mean is the optimal revenue OPT."""
+    scores = bundle_scores(auction, prior.virtual(values.double()), 0.0, present)
+    return best(scores, auction.slots) @ auction.click_rates.to(scores)
+
+
+def best_reserve(auction: JointAuction, values: Tensor, present: Tensor | None = None) -> float:
+    """The reserve R with the largest mean revenue on the profiles ``values``: 41 points, then 21 around the best.
+
+    Give it a sample of its own, not the one on which the mechanism is judged.
+    """
+    exact = values.double()
+    scores = bundle_scores(auction, exact, 0.0, present)
+    partners, others = rivals(auction, exact, scores)
+    steps = auction.rate_steps.to(exact)
+
+    def revenue(reserve: float) -> float:
+        """Every score moves by the same reserve, so that nothing is sorted anew."""
+        floored = (others - reserve).clamp_min(0.0)
+        critical, possible = thresholds(auction, partners - reserve, floored, lambda score: score, 0.0)
+        paid = critical.where(possible & (critical <= exact[:, None, None]), critical.new_zeros(()))
+        return float((paid.sum((1, 3)) @ steps).mean())
+
+    high = float(scores.max())
+    coarse = torch.linspace(0, high, 41, dtype=torch.float64).tolist()
+    start = max(coarse, key=revenue)
+    fine = [start + (step - 10) / 10 * high / 40 for step in range(21)]
+    return max((reserve for reserve in fine if reserve >= 0), key=revenue)
+
+
+def gsp(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+    """Generalised second price among single bidders: slot k pays the next bid per click. Not truthful."""
+    if any(len(members) != 1 for members in auction.members):
+        raise ValueError("GSP sells to single bidders; use auction.traditional()")
+    scores = bundle_scores(auction, bids.double(), 0.0, present)
+    allocation = allocate(auction, scores)
+    following = best(scores, auction.slots + 1)[:, 1:] * auction.click_rates
+    return _like(bids, allocation, (allocation @ following[:, :, None]).squeeze(2) @ auction.incidence)
+
+
+def _like(bids: Tensor, allocation: Tensor, payments: Tensor) -> Outcome:
+    return Outcome(allocation.to(bids), payments.to(bids))

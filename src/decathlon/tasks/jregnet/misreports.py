@@ -1,0 +1,97 @@
+"""Where bidders would lie: the search for misreports during training.
+
+Two searches: gradient ascent as published, and a batched search near the truth that needs no gradient.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Utility = Callable[[Tensor], Tensor]
+
+PIECE = 8192  # rows that one call of the network sees during a search
+OFFSETS = (-0.32, -0.16, -0.08, -0.04, 0.04, 0.10, 0.20)
+
+
+class LocalSearch:
+    """Candidates around the true value, scaled at random, and uniform draws over the support; the best one stays.
+
+    Nearly all regret of a trained network comes from shading the bid by less than a tenth, so a handful of offsets
+    recovers more of it than gradient steps from a random start, at the cost of one pass without gradients. A second
+    round may look closer around the best of the first.
+
+    Args:
+        offsets: distances from the truth, in units of the support's length.
+        jitter: each offset is multiplied, per profile and bidder, by U[1 - jitter, 1 + jitter].
+        uniform: how many candidates are drawn over the whole support.
+        refine: distances of the second round, as parts of the distance of the best candidate from the truth.
+    """
+
+    def __init__(
+        self,
+        offsets: Sequence[float] = OFFSETS,
+        jitter: float = 0.3,
+        uniform: int = 1,
+        refine: Sequence[float] = (),
+    ) -> None:
+        self.offsets = torch.tensor(list(offsets))
+        self.jitter, self.uniform = float(jitter), int(uniform)
+        self.refine = torch.tensor(list(refine))
+        if len(self.offsets) + self.uniform < 1:
+            raise ValueError("a local search needs at least one offset or uniform candidate")
+        self.noise = len(self.offsets) + self.uniform
+
+    def candidates(self, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """(S, n, M, B) misreports for values (S, n, B) from U[0,1] noise (S, n, M, B); low, high (n, 1, 1)."""
+        near = len(self.offsets)
+        scale = 1 + self.jitter * (2 * noise[:, :, :near] - 1)
+        offsets = self.offsets.to(values)[:, None] * (high - low)
+        around = torch.addcmul(values[:, :, None], offsets, scale)
+        anywhere = low + noise[:, :, near:] * (high - low)
+        return torch.cat([around, anywhere], 2).minimum(high).maximum(low)
+
+    def __call__(self, utility: Utility, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The best candidate, (S, n, 1, B); ``utility`` maps misreports (S, n, M, B) to utilities."""
+        with torch.no_grad():
+            candidates = self.candidates(values, noise, low, high)
+            found = _best(utility, candidates)
+            if len(self.refine):
+                spread = found - values[:, :, None]
+                closer = torch.addcmul(found, self.refine.to(values)[:, None], spread).minimum(high).maximum(low)
+                found = _best(utility, torch.cat([found, closer], 2))
+            return found
+
+
+class Ascent:
+    """Gradient ascent on the misreports alone, as published: Adam with a fresh state, clipped to the support.
+
+    Args:
+        steps, lr: R inner steps of size lr.
+        count: misreports M per profile and bidder.
+    """
+
+    def __init__(self, steps: int = 25, lr: float = 0.1, count: int = 1) -> None:
+        if steps < 1 or count < 1 or lr <= 0:
+            raise ValueError("gradient ascent needs steps >= 1, count >= 1 and lr > 0")
+        self.steps, self.lr, self.noise = int(steps), float(lr), int(count)
+
+    def __call__(self, utility: Utility, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Improve ``start`` (S, n, M, B); no gradient reaches the network's parameters if ``utility`` is detached."""
+        misreports = start.clone().requires_grad_()
+        adam = torch.optim.Adam([misreports], lr=self.lr, maximize=True)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                (misreports.grad,) = torch.autograd.grad(utility(misreports).sum(), misreports)
+            adam.step()
+            with torch.no_grad():
+                misreports.copy_(misreports.minimum(high).maximum(low))
+        return misreports.detach()
+
+
+def _best(utility: Utility, candidates: Tensor) -> Tensor:
+    """The best of M candidates, tried in pieces: activations that fit the cache cost half as much."""
+    piece = max(1, PIECE // max(1, candidates[:, :, 0].numel()))
+    utilities = [utility(part) for part in candidates.split(piece, 2)]
+    places = torch.cat(utilities, 2).argmax(2, keepdim=True)
+    return candidates.gather(2, places)

@@ -1,0 +1,215 @@
+"""The LightningModule: one method on one market, trained if it trains, and audited."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from decathlon.build import build
+from decathlon.errors import ConfigError
+from decathlon.tasks.jregnet.audit import audit
+from decathlon.tasks.jregnet.compute import small_nets
+from decathlon.tasks.jregnet.market import Market, TrainingProfiles
+from decathlon.tasks.jregnet.mechanisms import optimal_revenue, rvcg
+from decathlon.tasks.jregnet.methods import Method
+from decathlon.tasks.jregnet.reports import MONEY, Record, per_bidder, write_rows
+
+RUNNER_KEYS = ("trains", "training")
+
+
+class JointAuctionModule(LightningModule):
+    """Trains ``seeds_per_job`` stacked runs of a method and audits each against the exact optimum.
+
+    Manual optimisation: one ``training_step`` is ``chunk`` iterations of the paper's algorithm, each with its own
+    batch, misreport search and optimiser step.
+
+    Args:
+        method: config of the method: ``class`` and its keyword arguments, ``trains``, ``training``.
+        market: keyword arguments of :class:`~.market.Market`.
+        seed: stacked run s has seed ``seed * seeds_per_job + s``.
+        iterations, batch_size, lr: of the training; ``warmup`` iterations grow the step linearly, then it falls as a
+            cosine to ``final_lr`` of itself (1: constant).
+        training_profiles: size of a fixed training set, or None for fresh profiles.
+        val_profiles, test_profiles: how many profiles are used to select and to judge (ten times as many as select a
+            checkpoint choose a reserve).
+        regret_profiles: regret is measured on the first so many of them.
+        grid: bids on which each bidder's misreport is searched.
+        regret_ceiling: a checkpoint may be selected by revenue when its mean validation regret is at most this.
+        figures: whether to draw training curves and allocation maps into the job's folder.
+    """
+
+    iteration: Tensor
+
+    def __init__(
+        self,
+        method: Mapping[str, Any],
+        market: Mapping[str, Any],
+        seed: int = 0,
+        seeds_per_job: int = 1,
+        iterations: int = 0,
+        batch_size: int = 1,
+        lr: float = 0.0,
+        warmup: int = 0,
+        final_lr: float = 1.0,
+        training_profiles: int | None = None,
+        chunk: int = 1,
+        val_profiles: int = 1000,
+        test_profiles: int = 10_000,
+        regret_profiles: int = 2_000,
+        grid: int = 101,
+        regret_ceiling: float = 3e-4,
+        figures: bool = True,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if grid < 2:
+            raise ConfigError(f"grid={grid}: a grid of misreports needs at least 2 points")
+        self.market = Market(**market)
+        self.seeds = [seed * seeds_per_job + place for place in range(seeds_per_job)]
+        spec = {key: value for key, value in method.items() if key not in RUNNER_KEYS}
+        extra: dict[str, Any] = {}
+        if not method["trains"]:
+            extra["sample"] = partial(self.market.profiles, "reserve", 10 * val_profiles)
+        else:
+            extra["graph_input"] = self.market.varies
+            if iterations < 1 or lr <= 0:
+                raise ConfigError(f"iterations={iterations} and lr={lr} must be positive to train")
+            if training_profiles is not None and "search" in method:
+                extra["profiles"] = training_profiles
+        self.method: Method = build(
+            spec, auction=self.market.auction, prior=self.market.prior, seeds=self.seeds, **extra
+        )
+        self.iterations, self.chunk, self.lr, self.warmup, self.final_lr = iterations, chunk, lr, warmup, final_lr
+        self.val_profiles, self.test_profiles = val_profiles, test_profiles
+        self.regret_profiles, self.grid, self.regret_ceiling = regret_profiles, grid, regret_ceiling
+        self.figures = figures
+        self.register_buffer("iteration", torch.tensor(0))
+        self.profiles: TrainingProfiles | None = None
+        if self.method.trains:
+            columns = self.method.auction.bidders
+            self.profiles = TrainingProfiles(
+                self.market, self.seeds, batch_size, self.method.noise, columns, training_profiles
+            )
+        self.curve: list[dict[str, float]] = []
+        self._records: list[Record] = []
+
+    def configure_optimizers(self) -> Any:
+        if not self.method.trains:
+            return None
+        trainable = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trainable, lr=self.lr, fused=True)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of iteration ``step`` (from 0)."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.iterations)))
+        return self.lr * warm * (self.final_lr + (1 - self.final_lr) * cosine)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Up to ``chunk`` iterations."""
+        several = self.trainer.world_size > 1
+        with small_nets():
+            for _ in range(1 if several else self.chunk):
+                step = int(self.iteration)
+                if step >= self.iterations:
+                    return
+                logs = self._iterate(step)
+        for name, value in logs.items():
+            self.log(f"train/{name}", value.mean(), sync_dist=several)
+
+    def _iterate(self, step: int) -> dict[str, Tensor]:
+        assert self.profiles is not None
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        batch = self.profiles.batch(step, self.global_rank).to(
+            self.iteration.device, next(self.method.parameters()).dtype
+        )
+        losses, logs = self.method.losses(batch, step / self.iterations)
+        optimizer.zero_grad()
+        self.manual_backward(losses.sum())
+        optimizer.step()
+        self.method.after_step(batch, step + 1)
+        self.iteration += 1
+        return logs
+
+    def on_validation_epoch_start(self) -> None:
+        self._records = []
+
+    def on_test_epoch_start(self) -> None:
+        self._records = []
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self._records.append(self._record(int(batch), "val", self.val_profiles))
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self._records.append(self._record(int(batch), "test", self.test_profiles))
+
+    @torch.no_grad()
+    def _record(self, place: int, split: str, samples: int) -> Record:
+        """Audit run ``place`` on the profiles of a split, beside the references on the same profiles."""
+        market, method = self.market, self.method
+        values, present = market.profiles(split, samples, self.seeds[place])
+        values = values.to(self.iteration.device)
+        present = None if present is None else present.to(values.device)
+        own_values, own_present = method.own(values, present)
+        with small_nets():
+            report = audit(
+                method.mechanism(place), method.auction, own_values, method.prior, own_present,
+                self.regret_profiles, self.grid,
+            )  # fmt: skip
+            metrics = report.scalars()
+            rival = float(rvcg(market.auction, values, present).payments.sum(1).mean())
+            stores = market.prior.select(slice(0, market.auction.stores))
+            shops = values[:, : market.auction.stores]
+            store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
+            metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
+            if method.stores_only and market.prior.independent:  # judged against the joint optimum
+                opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())
+                gaps = {"gap": report.revenue, "alloc_gap": report.virtual_welfare}
+                metrics |= {"opt": opt, **{name: _ratio(value, opt) - 1 for name, value in gaps.items()}}
+        metrics = {name: value * (market.unit if name in MONEY else 1.0) for name, value in metrics.items()}
+        return Record(self.seeds[place], metrics, per_bidder(self.seeds[place], method, report, market))
+
+    def on_validation_epoch_end(self) -> None:
+        means = self._log_means("val")
+        # Fresh validation profiles decide, never the test set: the best revenue among nearly truthful states.
+        near = means["regret"] <= self.regret_ceiling * self.market.unit
+        self.log("val/selection", means["revenue"] if near else -means["regret"], sync_dist=True)
+        if not self.trainer.sanity_checking:
+            self.curve.append({"iteration": float(self.iteration), **means})
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means("test")
+        folder = self.trainer.default_root_dir
+        if self.trainer.is_global_zero:
+            write_rows(folder, self._records)
+            if self.figures and self.method.trains:
+                from decathlon.tasks.jregnet.figures import draw_job
+
+                draw_job(folder, self.market, self.method, self.curve)
+
+    def _log_means(self, split: str) -> dict[str, float]:
+        """Log means over the stacked runs, and standard deviations when there are several."""
+        means = {}
+        for name in self._records[0].metrics:
+            column = torch.tensor([record.metrics[name] for record in self._records], dtype=torch.float64)
+            means[name] = float(column.mean())
+            self.log(f"{split}/{name}", means[name], sync_dist=True)
+            if len(column) > 1:
+                self.log(f"{split}/{name}_std", float(column.std()), sync_dist=True)
+        return means
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = [dict(point) for point in self.curve]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = [dict(point) for point in checkpoint["curve"]]
+
+
+def _ratio(achieved: float, reference: float) -> float:
+    return achieved / reference if reference > 0 else float("nan")

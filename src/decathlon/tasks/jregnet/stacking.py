@@ -1,0 +1,53 @@
+"""Several copies of one small network, trained in one process: weights stacked by torch.func, run by vmap."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+
+class Stack(nn.Module):
+    """``Stack([net_0, net_1, ...])(x, ...)`` runs every net on its own slice of each argument, dimension 0.
+
+    The modules must have one architecture. Parameters are those of the modules, stacked in front; an optimizer that
+    works elementwise (Adam) then trains each as if it were alone. Arguments are tensors or None.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        stacked, _ = stack_module_state(list(modules))
+        self.size = len(modules)
+        self.names = list(stacked)
+        self.stacked = nn.ParameterList([nn.Parameter(stacked[name].detach()) for name in self.names])
+        self._template = [copy.deepcopy(modules[0]).requires_grad_(False)]  # in a list: not a submodule
+
+    def forward(self, *args: Tensor | None, detach: bool = False) -> Any:
+        """The outputs, stacked; with ``detach`` no gradient flows to the parameters."""
+        weights = {name: w.detach() if detach else w for name, w in zip(self.names, self.stacked)}
+        template = self._template[0]
+        if self.size == 1:  # the same without vmap's overhead
+            first = {name: weight[0] for name, weight in weights.items()}
+            outputs = functional_call(template, first, tuple(None if x is None else x[0] for x in args))
+            return tuple(x[None] for x in outputs) if isinstance(outputs, tuple) else outputs[None]
+        in_dims = tuple(None if x is None else 0 for x in args)
+        return vmap(lambda w, *x: functional_call(template, w, x), in_dims=(0, *in_dims))(weights, *args)
+
+    def single(self, place: int) -> nn.Module:
+        """A copy of the module at ``place`` with its present weights, ready for inference."""
+        module = copy.deepcopy(self._template[0])
+        module.load_state_dict({name: w[place].detach().clone() for name, w in zip(self.names, self.stacked)})
+        return module.to(self.stacked[0].device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Stack":
+        self._template[0]._apply(fn)  # buffers of the template follow .to(device)
+        return super()._apply(fn, recurse)
+
+
+@torch.no_grad()
+def gradient_norms(parameters: Sequence[Tensor]) -> Tensor:
+    """(S,) norm of the gradient of each stacked copy."""
+    squares = [p.grad.flatten(1).square().sum(1) for p in parameters if p.grad is not None]
+    return torch.stack(squares).sum(0).sqrt()

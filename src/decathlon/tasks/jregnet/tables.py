@@ -1,0 +1,163 @@
+"""Value distributions given by a quantile table, with ironed virtual values (Myerson 1981, section 6)."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from decathlon.tasks.jregnet.priors import Prior
+
+POINTS = 4096
+
+
+def concave_majorant(levels: Tensor, heights: Tensor) -> Tensor:
+    """Slopes of the least concave majorant of the points (levels, heights), one per interval; levels increase."""
+    x, y = levels.tolist(), heights.tolist()
+    hull: list[int] = []
+    for point in range(len(x)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (y[b] - y[a]) * (x[point] - x[a]) > (y[point] - y[a]) * (x[b] - x[a]):
+                break
+            hull.pop()
+        hull.append(point)
+    slopes = torch.empty(len(x) - 1, dtype=torch.float64)
+    for a, b in pairwise(hull):
+        slopes[a:b] = (y[b] - y[a]) / (x[b] - x[a])
+    return slopes
+
+
+class Table(Prior):
+    """Distributions given by their quantiles on an even grid.
+
+    Args:
+        quantiles: (n, Q + 1), F_i^{-1}(q / Q) for q = 0 … Q; non-decreasing in q, its ends are the support.
+
+    With the revenue curve R(q) = q F^{-1}(1 - q), the ironed virtual value at v = F^{-1}(1 - q) is the slope of the
+    least concave majorant of R. It is kept as a non-decreasing piecewise linear function, so that
+    :meth:`inverse_virtual` inverts :meth:`virtual` exactly.
+    """
+
+    def __init__(self, quantiles: Tensor) -> None:
+        self.quantiles = quantiles.double().contiguous()
+        if self.quantiles.dim() != 2 or bool((self.quantiles.diff(dim=1) < 0).any()):
+            raise ValueError("quantiles must have one non-decreasing row per bidder")
+        super().__init__(self.quantiles[:, 0], self.quantiles[:, -1])
+        if bool((self.low >= self.high).any()):
+            raise ValueError("a value distribution needs a support of positive length")
+        intervals = self.quantiles.shape[1] - 1
+        chances = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)  # q = P(value >= v)
+        known: dict[bytes, Tensor] = {}  # bidders often share one distribution
+        rows = []
+        for row in self.quantiles:
+            key = row.numpy().tobytes()
+            if key not in known:
+                known[key] = concave_majorant(chances, chances * row.flip(0)).flip(0)
+            rows.append(known[key])
+        self.knots = (self.quantiles[:, 1:] + self.quantiles[:, :-1]) / 2
+        self.slopes = torch.stack(rows).cummax(1).values
+
+    def quantile(self, levels: Tensor) -> Tensor:
+        """Linear interpolation in the table."""
+        table = self.quantiles.to(levels)
+        place = levels * (table.shape[1] - 1)
+        left = place.long().clamp(0, table.shape[1] - 2)
+        flat, share = _bidders_first(left), _bidders_first(place - left.to(levels))
+        low, high = table.gather(1, flat), table.gather(1, flat + 1)
+        return _bidders_last(torch.lerp(low, high, share), levels)
+
+    def virtual(self, values: Tensor) -> Tensor:
+        return _interpolate(values, self.knots, self.slopes)
+
+    def inverse_virtual(self, scores: Tensor) -> Tensor:
+        inverse = _interpolate(scores.double(), self.slopes, self.knots)
+        inverse = torch.where(scores <= self.slopes[:, 0], self.low, inverse)
+        inverse = inverse.masked_fill(scores > self.slopes[:, -1], math.inf)
+        return inverse.to(scores)
+
+    def select(self, bidders: slice) -> Prior:
+        return Table(self.quantiles[bidders])
+
+
+class Normal(Table):
+    """N(mean, std^2) truncated to [low, high]."""
+
+    def __init__(self, bidders: int, mean: float = 0.5, std: float = 0.2, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__(_truncated_normal(mean, std, low, high).repeat(bidders, 1))
+
+
+class LogNormal(Table):
+    """exp N(mu, sigma^2) truncated to [0, high]."""
+
+    def __init__(self, bidders: int, mu: float = -1.0, sigma: float = 0.5, high: float = 1.0) -> None:
+        row = _truncated_normal(mu, sigma, -math.inf, math.log(high)).exp()
+        super().__init__(row.repeat(bidders, 1))
+
+
+class TwoPeaks(Table):
+    """A mixture of normals truncated to [0, high]: irregular, so that ironing matters."""
+
+    def __init__(
+        self,
+        bidders: int,
+        means: Sequence[float] = (0.25, 0.75),
+        stds: Sequence[float] = (0.08, 0.08),
+        weights: Sequence[float] = (0.5, 0.5),
+        high: float = 1.0,
+    ) -> None:
+        if not len(means) == len(stds) == len(weights):
+            raise ValueError("means, stds and weights must have the same length")
+        grid = torch.linspace(0, high, 8 * POINTS + 1, dtype=torch.float64)
+        below = torch.zeros_like(grid)
+        for mean, std, weight in zip(means, stds, weights):
+            below += weight * torch.special.ndtr((grid - mean) / std)
+        below = (below - below[0]) / (below[-1] - below[0])
+        super().__init__(_inverted(grid, below).repeat(bidders, 1))
+
+
+class Empirical(Table):
+    """Observed values of each bidder, joined by straight lines; the support begins at 0."""
+
+    def __init__(self, observations: Sequence[Tensor]) -> None:
+        rows = []
+        for seen in observations:
+            values = torch.cat([torch.zeros(1, dtype=torch.float64), seen.double().sort().values])
+            rows.append(_inverted(values, torch.linspace(0, 1, len(values), dtype=torch.float64)))
+        super().__init__(torch.stack(rows))
+
+
+def _inverted(values: Tensor, cdf: Tensor) -> Tensor:
+    """F^{-1} on the even grid, from points (values, cdf) joined by straight lines."""
+    levels = torch.linspace(0, 1, POINTS + 1, dtype=torch.float64)
+    right = torch.searchsorted(cdf.contiguous(), levels).clamp(1, len(cdf) - 1)
+    low, high = cdf[right - 1], cdf[right]
+    share = torch.where(high > low, (levels - low) / (high - low), torch.ones_like(low)).clamp(0, 1)
+    return torch.lerp(values[right - 1], values[right], share)
+
+
+def _truncated_normal(mean: float, std: float, low: float, high: float) -> Tensor:
+    if std <= 0 or low >= high:
+        raise ValueError("a truncated normal distribution needs std > 0 and low < high")
+    ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64) - mean) / std)
+    levels = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, POINTS + 1, dtype=torch.float64))
+    return (mean + std * torch.special.ndtri(levels)).clamp(low, high)
+
+
+def _bidders_first(x: Tensor) -> Tensor:
+    return x.movedim(-1, 0).reshape(x.shape[-1], -1).contiguous()
+
+
+def _bidders_last(x: Tensor, like: Tensor) -> Tensor:
+    return x.reshape(like.shape[-1], *like.shape[:-1]).movedim(0, -1)
+
+
+def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Piecewise linear through (xs, ys), rows per bidder, constant outside; x (..., n)."""
+    flat = _bidders_first(x).double()
+    right = torch.searchsorted(xs, flat).clamp(1, xs.shape[1] - 1)
+    x0, x1 = xs.gather(1, right - 1), xs.gather(1, right)
+    y0, y1 = ys.gather(1, right - 1), ys.gather(1, right)
+    share = torch.where(x1 > x0, (flat - x0) / (x1 - x0), torch.ones_like(x0)).clamp(0, 1)
+    return _bidders_last(torch.lerp(y0, y1, share), x).to(x)
