@@ -132,4 +132,6 @@ def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, dig
         raise DataError(
             f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); download it and put it at {target}"
         ) from error
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror or error})") from error
     return target
