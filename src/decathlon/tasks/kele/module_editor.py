@@ -1,6 +1,7 @@
 """The editor of a run: built from the method's config, with the model's contexts and key statistics."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from decathlon.build import build, locate
 from decathlon.errors import ConfigError
 from decathlon.tasks.kele.data_corpus import corpus_texts, world_texts
 from decathlon.tasks.kele.data_language import ModelSpec
+
+log = logging.getLogger(__name__)
 
 
 def check_method(method: Mapping[str, Any]) -> None:
@@ -40,7 +43,7 @@ def make_editor(
     samples: int,
     bos: str,
 ) -> Any:
-    """The editor, ready to prepare updates.
+    """The editor, ready to prepare updates: contexts sampled, key statistics computed.
 
     Args:
         layer: overrides the method's and the preset's layer unless null.
@@ -60,7 +63,12 @@ def make_editor(
                 extra["samples"] = samples
     if "cache" in _parameters(editor) and not spec.is_world:
         extra["cache"] = root / "kele"  # the world's statistics take a fraction of a second
-    return build(method, model, tokenizer, **extra)
+    built = build(method, model, tokenizer, **extra)
+    if getattr(built, "moments", None) is not None:
+        # Now, not within the first edit: they belong to the model, and seconds per edit shall not hold them.
+        built.moments.compute(built.layers)
+        log.debug("contexts: %s", built.contexts)
+    return built
 
 
 def _parameters(editor: type) -> set[str]:
