@@ -88,7 +88,7 @@ class Fixed(Method):
 
     Args:
         rule: vcg, rvcg, rvcg_reserve, optimal or gsp.
-        sample: the values and presence, for a seed, on which rvcg_reserve chooses; by default 10,000 draws of the prior.
+        sample: the values and presence, for a seed, on which rvcg_reserve chooses; by default 10,000 draws.
     """
 
     trains = False

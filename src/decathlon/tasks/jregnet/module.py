@@ -1,6 +1,5 @@
 """The LightningModule: one method on one market, trained if it trains, and audited."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from decathlon.tasks.jregnet.market import Market, TrainingProfiles
 from decathlon.tasks.jregnet.mechanisms import optimal_revenue, rvcg
 from decathlon.tasks.jregnet.methods import Method
 from decathlon.tasks.jregnet.reports import MONEY, Record, per_bidder, write_rows
+from decathlon.tasks.jregnet.training import Schedule, adam, iterate
 
 RUNNER_KEYS = ("trains", "training")
 
@@ -83,7 +83,7 @@ class JointAuctionModule(LightningModule):
         self.method: Method = build(
             spec, auction=self.market.auction, prior=self.market.prior, seeds=self.seeds, **extra
         )
-        self.iterations, self.chunk, self.lr, self.warmup, self.final_lr = iterations, chunk, lr, warmup, final_lr
+        self.schedule, self.chunk = Schedule(iterations, lr, warmup, final_lr), chunk
         self.val_profiles, self.test_profiles = val_profiles, test_profiles
         self.regret_profiles, self.grid, self.regret_ceiling = regret_profiles, grid, regret_ceiling
         self.figures = figures
@@ -98,44 +98,25 @@ class JointAuctionModule(LightningModule):
         self._records: list[Record] = []
 
     def configure_optimizers(self) -> Any:
-        if not self.method.trains:
-            return None
-        trainable = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trainable, lr=self.lr, fused=True)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of iteration ``step`` (from 0)."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.iterations)))
-        return self.lr * warm * (self.final_lr + (1 - self.final_lr) * cosine)
+        return adam(self.method, self.schedule.lr) if self.method.trains else None
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Up to ``chunk`` iterations."""
+        """Up to ``chunk`` iterations; one where several devices train, which average their gradients."""
         several = self.trainer.world_size > 1
+        assert self.profiles is not None
+        optimizer: Any = self.optimizers()
+        device, dtype = self.iteration.device, next(self.method.parameters()).dtype
+        logs: dict[str, Tensor] = {}
         with small_nets():
             for _ in range(1 if several else self.chunk):
                 step = int(self.iteration)
-                if step >= self.iterations:
-                    return
-                logs = self._iterate(step)
+                if step >= self.schedule.iterations:
+                    break
+                drawn = self.profiles.batch(step, self.global_rank).to(device, dtype)
+                logs = iterate(self.method, drawn, optimizer, self.schedule, step, self.manual_backward)
+                self.iteration += 1
         for name, value in logs.items():
             self.log(f"train/{name}", value.mean(), sync_dist=several)
-
-    def _iterate(self, step: int) -> dict[str, Tensor]:
-        assert self.profiles is not None
-        optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate(step)
-        batch = self.profiles.batch(step, self.global_rank).to(
-            self.iteration.device, next(self.method.parameters()).dtype
-        )
-        losses, logs = self.method.losses(batch, step / self.iterations)
-        optimizer.zero_grad()
-        self.manual_backward(losses.sum())
-        optimizer.step()
-        self.method.after_step(batch, step + 1)
-        self.iteration += 1
-        return logs
 
     def on_validation_epoch_start(self) -> None:
         self._records = []
