@@ -26,6 +26,11 @@ SMALL = [
 ]
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def job(folder: Path, *overrides: str) -> Job:
     made = Job.of(compose_config(["task=jregnet", "trainer=cpu", f"results_dir={folder}", *SMALL, *overrides]))
     made.folder.mkdir(parents=True)
@@ -35,13 +40,13 @@ def job(folder: Path, *overrides: str) -> Job:
 def test_a_stacked_job_writes_means_deviations_and_rows(tmp_path: Path) -> None:
     made = job(tmp_path, "iterations=12", "seeds_per_job=3", "seed=1")
     metrics = execute(made.config, made.folder)["metrics"]
-    rows = list(csv.DictReader(open(made.folder / "seeds.csv")))
+    rows = read(made.folder / "seeds.csv")
     assert [row["seed"] for row in rows] == ["3", "4", "5"]
     for name in ("revenue", "regret", "virtual_welfare", "opt", "rvcg"):
         column = torch.tensor([float(row[name]) for row in rows], dtype=torch.float64)
         assert metrics[f"test/{name}"] == pytest.approx(float(column.mean()), rel=1e-5)
         assert metrics[f"test/{name}_std"] == pytest.approx(float(column.std()), rel=1e-3)
-    bidders = list(csv.DictReader(open(made.folder / "bidders.csv")))
+    bidders = read(made.folder / "bidders.csv")
     assert len(bidders) == 12 and {row["side"] for row in bidders} == {"store", "brand"}
     assert (made.folder / "curves.png").stat().st_size > 1000 < (made.folder / "allocation.png").stat().st_size
     wanted = "revenue regret regret_sum regret_max welfare virtual_welfare opt rvcg store_opt gap alloc_gap ic_excess"
@@ -121,7 +126,7 @@ def test_a_log_as_a_job(tmp_path: Path) -> None:
     metrics = execute(made.config, made.folder)["metrics"]
     assert metrics["test/opt"] > 1  # in the log's own units, not in those of the network
     assert 0 < metrics["test/best_welfare"] < 150
-    names = {row["bidder"] for row in csv.DictReader(open(made.folder / "bidders.csv"))}
+    names = {row["bidder"] for row in read(made.folder / "bidders.csv")}
     assert names == {"mart", "shop", "cola", "tea"}
 
 

@@ -73,10 +73,10 @@ def test_every_fault_gets_one_line(tmp_path: Path, values: str, edges: str, mess
 
 
 def test_missing_files_and_settings(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="values.csv not found"):
+    with pytest.raises(DataError, match=r"values\.csv not found"):
         read_log("values.csv", "edges.csv", tmp_path)
     setting = write(tmp_path, generated(10))
-    with pytest.raises(ConfigError, match="needs dataset.values="):
+    with pytest.raises(ConfigError, match=r"needs dataset\.values="):
         Market({**setting, "values": None}, 0, [1.0], root=tmp_path)
     with pytest.raises(ConfigError, match="three positive shares"):
         Market({**setting, "split": [0.5, 0.5]}, 0, [1.0], root=tmp_path)

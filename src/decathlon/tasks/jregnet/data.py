@@ -39,7 +39,7 @@ class JointAuctionData(LightningDataModule):
         self, market: Mapping[str, Any], seeds_per_job: int, iterations: int, evaluations: int, chunk: int
     ) -> None:
         super().__init__()
-        for name, number in (("seeds_per_job", seeds_per_job), ("evaluations", evaluations), ("chunk", chunk)):
+        for name, number in (("evaluations", evaluations), ("chunk", chunk)):
             if number < 1:
                 raise ConfigError(f"{name}={number} must be at least 1")
         Market(**market)  # a bad setting or log ends here, before anything is written

@@ -66,6 +66,8 @@ class JointAuctionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if seeds_per_job < 1:
+            raise ConfigError(f"seeds_per_job={seeds_per_job} must be at least 1")
         if grid < 2:
             raise ConfigError(f"grid={grid}: a grid of misreports needs at least 2 points")
         self.market = Market(**market)

@@ -33,8 +33,8 @@ class JRegNet(nn.Module):
         inputs: ``bids`` (n numbers) or ``slotwise`` (b_i a_k, n K numbers, as in the public variants; the product with
             the click rates is folded into the weights and never stored).
         graph_input: whether the 0/1 presence of each bundle is an input too, for graphs that vary between samples.
-        payments: ``fraction`` as published, or ``slots`` (our extension): a fraction for each slot, so that payments can
-            follow the jumps of the allocation.
+        payments: ``fraction`` as published, or ``slots`` (our extension): a fraction for each slot, so that payments
+            can follow the jumps of the allocation.
         generator: source of the initial weights (Glorot uniform, biases 0).
     """
 
