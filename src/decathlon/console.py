@@ -1,5 +1,7 @@
 """What a person sees of a run: what runs and where, the result, the path of the record."""
 
+import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from rich.table import Table
 
 from decathlon.job import Job
 
-console = Console(highlight=False)
+# Without a terminal (a pipe, a log) nobody folds lines, and a table may be as wide as it is.
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+console = Console(highlight=False, soft_wrap=True, width=WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from decathlon.checkpoint import AtomicCheckpointIO, RandomState, checkpoint_cal
 from decathlon.errors import ConfigError, UserError
 
 Config = dict[str, Any]
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 def quiet() -> None:
@@ -107,6 +108,7 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     half-done one goes on from its last checkpoint.
     """
     quiet()
+    torch.set_num_threads(config["threads"] or DEFAULT_THREADS)
     module, data = built or construct(config)
     trainer = make_trainer(config, folder)
     try:

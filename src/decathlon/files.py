@@ -118,10 +118,12 @@ def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, dig
     suffix = Path(url).suffix
     target = Path(root) / next((name for name in names if name.endswith(suffix)), names[0])
     try:
-        with locked(target.with_name(target.name + ".lock")):
+        # The lock is not beside the target: a failed download leaves nothing in the data folder.
+        name = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:16]
+        with locked(Path(tempfile.gettempdir(), f"decathlon-{os.getuid()}-{name}.lock")):
             if not target.exists():
-                with atomic(target) as temporary:
-                    with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as sink:
+                with urllib.request.urlopen(url, timeout=60) as source, atomic(target) as temporary:
+                    with open(temporary, "wb") as sink:
                         shutil.copyfileobj(source, sink)
                     if digest is not None and sha256(temporary) != digest:
                         raise DataError(f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept")

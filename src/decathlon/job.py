@@ -17,6 +17,7 @@ NOT_IDENTITY = (
     "data_dir",
     "results_dir",
     "force",
+    "threads",
     "trainer",
     "logger",
     "table",
@@ -116,6 +117,7 @@ def identify(settled: DictConfig) -> str:
             probe[key] = None
         for group in ("task", "dataset", "method"):
             probe[group].pop("title", None)
+            probe[group].pop("threads", None)
         # Interpolations may point into the parts that are left out, so those go after resolving.
         content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)
@@ -123,9 +125,9 @@ def identify(settled: DictConfig) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """One and 1.0 are the same number; mappings and lists element by element."""
+    """One and 1.0 are the same number, and null is the same as a key that is not there."""
     if isinstance(value, dict):
-        return {str(_canonical(key)): _canonical(item) for key, item in value.items()}
+        return {str(_canonical(key)): _canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():

@@ -87,7 +87,7 @@ def to_terminal(table: Table, console: Console) -> None:
 
     for line in body(table, show):
         view.add_row(*line)
-    console.print(view)
+    console.print(view, soft_wrap=False)
     colours = {"holds": "green", "fails": "red", "undecided": "yellow"}
     for verdict in table.verdicts:
         colour = colours[verdict.verdict]

@@ -1,0 +1,152 @@
+"""From evaluated cases to the numbers of a table. Pure Python: no model, no files."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import pairwise
+from statistics import fmean, median, stdev
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def normalise(text: str) -> str:
+    """An answer in the form in which answers are compared: case, spaces and a final full stop do not count."""
+    return " ".join(text.casefold().split()).rstrip(".").strip()
+
+
+def matches(generated: str, answers: Iterable[str]) -> bool:
+    """Whether a generated answer is one of ``answers`` (MQuAKE's rule: equality with the answer or an alias)."""
+    said = normalise(generated)
+    return any(said == normalise(answer) for answer in answers)
+
+
+def begins_with(generated: str, answers: Iterable[str]) -> bool:
+    """Whether a generated answer is or begins with one of ``answers`` (whole words)."""
+    said = normalise(generated)
+    for answer in map(normalise, answers):
+        if answer and said.startswith(answer) and not said[len(answer) : len(answer) + 1].isalnum():
+            return True
+    return False
+
+
+def partial_ratio(needle: str, text: str) -> float:
+    """How well the shorter of two strings fits somewhere in the longer one, from 0 to 100."""
+    short, long = sorted((normalise(needle), normalise(text)), key=len)
+    if not short:
+        return 100.0 if not long else 0.0
+    blocks = SequenceMatcher(None, long, short, autojunk=False).get_matching_blocks()
+    windows = [long[max(0, block.a - block.b) :][: len(short)] for block in blocks]
+    return 100 * max(SequenceMatcher(None, window, short, autojunk=False).ratio() for window in windows)
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """The harmonic mean; 0 if any value is 0. The score S of the ROME paper is that of ES, PS and NS."""
+    if min(values) <= 0:
+        return 0.0
+    return len(values) / sum(1 / value for value in values)
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean over cases: 1.96 standard errors; 0 for a single case."""
+    return 1.96 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def ngram_entropy(tokens: Sequence[Any]) -> float:
+    """Fluency (ROME paper): weighted mean of the bi-gram (2/3) and tri-gram (4/3) entropies of a text, in bits."""
+    total = 0.0
+    for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+        counts = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+        size = sum(counts.values())
+        total += weight * -sum(c / size * math.log2(c / size) for c in counts.values())
+    return total / 2
+
+
+def quartiles(rows: Sequence[Row], by: str, what: str) -> list[float]:
+    """Mean of ``what`` in the four quarters of the cases sorted by ``by``, ascending; fewer cases: fewer numbers.
+
+    The motivation figure: by = ``rs_prob``, what = ``rev`` (share of questions answered as before the edit).
+    """
+    pairs = sorted((row["metrics"][by], row["metrics"][what]) for row in rows if {by, what} <= row["metrics"].keys())
+    count = min(4, len(pairs))
+    bounds = [round(i * len(pairs) / count) for i in range(count + 1)] if count else [0]
+    return [fmean(value for _, value in pairs[a:b]) for a, b in pairwise(bounds)]
+
+
+def case_metrics(row: Row) -> dict[str, float]:
+    """The numbers of one evaluated case, each a mean over its prompts.
+
+    ``es``/``ps``: P(new) > P(old) on the edited and on paraphrased prompts; ``em``/``pm``: by how much; ``es_acc``/
+    ``ps_acc``: every token of the new answer is the arg-max. ``ns``, ``nm``, ``ns_acc``: the same for the old answer
+    about neighbours. ``instance_wise``: all edits of the case are recalled. ``ss``: other facts about the subject
+    still hold. ``mh`` and ``mh_any``: share of the questions answered with the new answer, and whether any is;
+    ``mh_prefix``: begins with it; ``rev``, ``rev_any``: the same for the old answer; ``mhp``, ``mhp_any``: P(new) >
+    P(old) for questions. ``rs_*``: residual old knowledge, ``rank_old``: rank of the old answer (1 = top).
+    """
+    out: dict[str, float] = {}
+    for group, success, magnitude, accuracy, sign in (
+        ("edits", "es", "em", "es_acc", 1),
+        ("paraphrases", "ps", "pm", "ps_acc", 1),
+        ("neighbours", "ns", "nm", "ns_acc", -1),
+    ):
+        probes = row.get(group) or []
+        if probes:
+            gains = [sign * (math.exp(probe["logp_new"]) - math.exp(probe["logp_old"])) for probe in probes]
+            # Log-probabilities decide: two tiny probabilities may be equal as floats.
+            wins = [sign * (probe["logp_new"] - probe["logp_old"]) > 0 for probe in probes]
+            out |= {success: fmean(wins), magnitude: fmean(gains)}
+            out[accuracy] = fmean(probe["greedy_new" if sign > 0 else "greedy_old"] for probe in probes)
+    edits = row["edits"]
+    out["instance_wise"] = float(all(edit["greedy_new"] for edit in edits))
+    for name in ("rs_logit", "rs_centred", "rs_prob", "rank_old"):
+        out[name] = fmean(edit[name] for edit in edits)
+    if row.get("same_subject"):
+        out["ss"] = fmean(fact["greedy"] for fact in row["same_subject"])
+    questions = row.get("questions") or []
+    for key, mean, any_of in (
+        ("said_new", "mh", "mh_any"),
+        ("said_old", "rev", "rev_any"),
+        ("prefix_new", "mh_prefix", "mh_prefix_any"),
+        ("likelier_new", "mhp", "mhp_any"),
+        ("fuzzy_new", "mh_fuzzy", "mh_fuzzy_any"),
+    ):
+        answers = [question[key] for question in questions if key in question]
+        if answers:
+            out |= {mean: fmean(answers), any_of: float(any(answers))}
+    if "fluency" in row:
+        out["fluency"] = row["fluency"]
+    return out
+
+
+def aggregate(rows: Sequence[Row]) -> dict[str, float]:
+    """Means over cases, with 95 % half-widths (``*_ci``), per number of hops (``*_hops2``) and edits (``*_edits1``).
+
+    ``edit_wise`` is the share of all edited facts recalled, ``score`` the harmonic mean of ES, PS and NS,
+    ``rank_old_median`` the median of the ranks. ``seconds`` and ``bytes`` are per edit.
+
+    Raises:
+        ValueError: without rows.
+    """
+    if not rows:
+        raise ValueError("no case was evaluated")
+    out: dict[str, float] = {"cases": float(len(rows)), "edits": float(sum(len(row["edits"]) for row in rows))}
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    for name in names:
+        values = [row["metrics"][name] for row in rows if name in row["metrics"]]
+        out[name] = fmean(values)
+        out[f"{name}_ci"] = half_width(values)
+    for name in {"mh", "mh_any", "mhp", "mhp_any", "rev", "mh_prefix_any", "mh_fuzzy_any"} & names.keys():
+        for label, size in (("hops", lambda row: row["hops"]), ("edits", lambda row: len(row["edits"]))):
+            sizes = sorted({size(row) for row in rows})
+            for value in sizes if len(sizes) > 1 else []:
+                group = [row["metrics"][name] for row in rows if size(row) == value and name in row["metrics"]]
+                if group:
+                    out[f"{name}_{label}{value}"] = fmean(group)
+    out["edit_wise"] = fmean(float(edit["greedy_new"]) for row in rows for edit in row["edits"])
+    out["rank_old_median"] = float(median(edit["rank_old"] for row in rows for edit in row["edits"]))
+    if {"es", "ps", "ns"} <= out.keys():
+        out["score"] = harmonic_mean([out["es"], out["ps"], out["ns"]])
+    for name in ("seconds", "bytes"):
+        out[name] = sum(row[name] for row in rows) / out["edits"]
+    return dict(sorted(out.items()))

@@ -1,0 +1,96 @@
+"""A change of weights: kept as factors or as a difference, written, and taken back bit for bit."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decathlon.language.layouts import is_transposed
+
+
+@dataclass
+class LowRank:
+    """The matrix ``left @ right.T``, added to a weight of shape (out, in): left (out, rank), right (in, rank)."""
+
+    left: Tensor
+    right: Tensor
+
+    def dense(self) -> Tensor:
+        """(out, in)."""
+        return self.left @ self.right.T
+
+    def then(self, other: "LowRank") -> "LowRank":
+        """The sum of the two."""
+        return LowRank(torch.cat([self.left, other.left], dim=1), torch.cat([self.right, other.right], dim=1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factors."""
+        return self.left.nbytes + self.right.nbytes
+
+
+@dataclass
+class Dense:
+    """A whole new weight of shape (out, in): what an editor that trains the weight makes."""
+
+    value: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight."""
+        return self.value.nbytes
+
+
+@dataclass
+class Update:
+    """What one request does to a model.
+
+    attributes:
+        deltas: by module name, the change of its weight.
+        notes: numbers and texts about how it was found, one mapping per edit (final loss, steps, norms, warnings).
+        seconds: wall time spent on it; a batch's time is shared evenly.
+    """
+
+    deltas: dict[str, LowRank | Dense] = field(default_factory=dict)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the change takes up."""
+        return sum(delta.nbytes for delta in self.deltas.values())
+
+    def add(self, name: str, delta: LowRank) -> None:
+        """Add a low-rank change of module ``name`` to what is there."""
+        present = self.deltas.get(name)
+        self.deltas[name] = present.then(delta) if isinstance(present, LowRank) else delta
+
+
+def changed(weight: Tensor, delta: LowRank | Dense, transposed: bool) -> Tensor:
+    """The new weight, in the stored orientation and dtype; a sum is formed in at least float32."""
+    if isinstance(delta, Dense):
+        return (delta.value.T if transposed else delta.value).to(weight)
+    difference = delta.dense().to(weight.device)
+    difference = difference.to(torch.promote_types(difference.dtype, torch.float32))
+    return (weight.to(difference.dtype) + (difference.T if transposed else difference)).to(weight.dtype)
+
+
+@contextmanager
+def written(model: torch.nn.Module, deltas: Mapping[str, LowRank | Dense]) -> Iterator[None]:
+    """The model with the changes in it while the context is open; afterwards its old weights, from a saved copy."""
+    saved: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, delta in deltas.items():
+                module: Any = model.get_submodule(name)
+                new = changed(module.weight, delta, is_transposed(module))
+                saved.append((module.weight, module.weight.detach().clone()))
+                module.weight.copy_(new)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in reversed(saved):
+                weight.copy_(old)

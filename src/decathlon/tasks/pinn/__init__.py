@@ -1,0 +1,33 @@
+"""ConFIG: conflict-free gradients for physics-informed networks and multi-task learning (arXiv 2408.11104).
+
+The operators, the weightings and M-ConFIG need torch only.
+"""
+
+from decathlon.tasks.pinn.backward import Backward, backward
+from decathlon.tasks.pinn.momentum import MConFIG
+from decathlon.tasks.pinn.operators import IMTLG, MGDA, CAGrad, ConFIG, GradDrop, NashMTL, Operator, PCGrad
+from decathlon.tasks.pinn.weightings import DWA, FAMO, LRA, LS, RLW, SI, UW, MinMax, ReLoBRaLo, Weighting
+
+__all__ = [
+    "DWA",
+    "FAMO",
+    "IMTLG",
+    "LRA",
+    "LS",
+    "MGDA",
+    "RLW",
+    "SI",
+    "UW",
+    "Backward",
+    "CAGrad",
+    "ConFIG",
+    "GradDrop",
+    "MConFIG",
+    "MinMax",
+    "NashMTL",
+    "Operator",
+    "PCGrad",
+    "ReLoBRaLo",
+    "Weighting",
+    "backward",
+]

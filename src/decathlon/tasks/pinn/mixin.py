@@ -1,0 +1,282 @@
+"""Conflict-free training inside a LightningModule (manual optimization)."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from decathlon.errors import ConfigError
+from decathlon.tasks.pinn.backward import Backward
+from decathlon.tasks.pinn.flat import Flat, Loss, average, evaluate
+from decathlon.tasks.pinn.method_config import build_method
+from decathlon.tasks.pinn.momentum import MConFIG
+from decathlon.tasks.pinn.operators.base import Operator
+from decathlon.tasks.pinn.schedule import Schedule, constant
+from decathlon.tasks.pinn.weightings import Weighting
+
+
+class ConflictFreeMixin:
+    """Gives a LightningModule one optimisation step for several losses, by any method config.
+
+    ::
+
+        class Net(ConflictFreeMixin, LightningModule):
+            def __init__(self, method, lr):
+                super().__init__()
+                self.net = ...
+                self.setup_conflict(method, ["pde", "data"], lr)
+
+            def training_step(self, batch, index):
+                found = self.conflict_step({"pde": lambda: ..., "data": lambda: ...})
+                self.log_dict({f"train/{name}": value for name, value in found.items()})
+
+    A method config is either an operator or a weighting (followed by Adam), or ``MConFIG`` with the config of
+    its ``operator``; ``clip_norm`` bounds the norm of the combined gradient. The mix-in defines
+    ``configure_optimizers``, sets the learning rate of every step, and saves its state with the checkpoint.
+    ``trainer.global_step`` counts the calls of ``conflict_step``.
+    """
+
+    def setup_conflict(
+        self,
+        method: Mapping[str, Any],
+        losses: Sequence[str],
+        lr: float,
+        schedule: Schedule | None = None,
+        parameters: Iterable[Tensor] | None = None,
+        heads: Iterable[Tensor] = (),
+        log_every: int = 100,
+        head_lr: float | None = None,
+    ) -> None:
+        """Build the method. Call it in the constructor, after the network.
+
+        Args:
+            method: a method config: ``class``, keyword arguments, optional ``clip_norm``.
+            losses: names of the losses, in the operator's order.
+            lr: learning rate, constant unless there is a ``schedule``.
+            schedule: learning rate by step, from 0.
+            parameters: the shared parameters; all of the module's by default.
+            heads: parameters that get the plain gradient of the sum of the losses, by Adam.
+            log_every: cosines are measured every so many steps; 0: never. For a weighting this costs m
+                backward passes, for M-ConFIG it evaluates every loss.
+            head_lr: learning rate of the heads under M-ConFIG (Adam, constant); ``lr`` by default.
+
+        Raises:
+            ConfigError: the method cannot be built.
+        """
+        self.automatic_optimization = False
+        self.loss_names = list(losses)
+        self.log_every = log_every
+        self.conflict_steps = 0
+        self._schedule = constant(lr) if schedule is None else schedule
+        own = [p for p in heads if p.requires_grad]
+        shared = self.parameters() if parameters is None else parameters  # type: ignore[attr-defined]
+        excluded = {id(p) for p in own}
+        shared = [p for p in shared if p.requires_grad and id(p) not in excluded]
+        options = dict(method)
+        self._clip_norm = options.pop("clip_norm", None)
+        self._method = build_method(options, shared, len(self.loss_names))
+        self._seconds, self._timed = 0.0, 0
+        self._head_optimizer: Optimizer | None = None
+        if isinstance(self._method, MConFIG):
+            self._optimizer: Optimizer = self._method
+            if own:
+                rate = lr if head_lr is None else head_lr
+                self._head_optimizer = torch.optim.Adam(own, lr=rate, foreach=True)
+            self._backward: Backward | None = None
+        else:
+            self._optimizer = torch.optim.Adam([*shared, *own], lr=lr, foreach=True)
+            self._backward = Backward(shared, self._method, own)
+        self._heads = own
+        self._probe = Backward(shared, _Nothing())
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """The optimizer of the shared parameters, and under M-ConFIG that of the heads.
+
+        Raises:
+            ConfigError: the trainer shards parameters or scales losses.
+        """
+        check_trainer(self.trainer)  # type: ignore[attr-defined]
+        return [self._optimizer] if self._head_optimizer is None else [self._optimizer, self._head_optimizer]
+
+    def conflict_step(
+        self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """One optimisation step.
+
+        Args:
+            losses: name -> scalar tensor, or function returning one, for every loss of ``setup_conflict``.
+                M-ConFIG evaluates only the functions whose turn it is.
+            again: returns all the losses on the same batch after the step; FAMO needs it where the losses are
+                tensors and not functions.
+
+        Returns:
+            Detached scalars: name -> value for the losses that were evaluated, and every ``log_every`` steps
+            ``cos_raw/name`` and ``cos_step/name``: the cosine of the loss's gradient with the combined
+            gradient, and with the parameter step that was really made (positive: that loss goes down).
+            ``cos_step`` is missing where the parameters did not move.
+        """
+        if list(losses) != self.loss_names:
+            raise ValueError(f"losses {list(losses)} given, expected {self.loss_names} in this order")
+        start = time.perf_counter()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._schedule(self.conflict_steps)
+        measured = self.log_every > 0 and self.conflict_steps % self.log_every == 0
+        before = self._probe.flat.copy() if measured else None
+        if self._backward is None:
+            found, extra = self._momentum_step(losses, measured)
+        else:
+            found, extra = self._plain_step(losses, measured, again)
+        if before is not None:
+            extra.update(self._cosines("cos_step", before - self._probe.flat.copy()))
+        elif self._timing():
+            self._seconds += time.perf_counter() - start
+            self._timed += 1
+        self.conflict_steps += 1
+        return {**found, **extra}
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean wall time of a ``conflict_step`` without its measurements; NaN if none was timed."""
+        return self._seconds / self._timed if self._timed else float("nan")
+
+    def _timing(self) -> bool:
+        """Whether this step is timed: all on the CPU, every 50th on a GPU, which must be waited for."""
+        if not self._probe.flat.parameters[0].is_cuda:
+            return self.conflict_steps >= 2
+        if self.conflict_steps % 50 == 49:
+            torch.cuda.synchronize()
+            return False
+        if self.conflict_steps % 50 == 0 and self.conflict_steps:
+            torch.cuda.synchronize()
+            return True
+        return False
+
+    def _plain_step(
+        self,
+        losses: Mapping[str, Loss],
+        measured: bool,
+        again: Callable[[], Mapping[str, Tensor]] | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert self._backward is not None
+        weighting = self._backward.operator if isinstance(self._backward.operator, Weighting) else None
+        given: Mapping[str, Loss] = losses
+        if measured and weighting is not None and not weighting.needs_gradients:
+            given = self._probed(losses)
+        found = dict(zip(self.loss_names, self._backward(given)))
+        extra: dict[str, Tensor] = {}
+        if measured:
+            if self._backward.gradients is not None:
+                self._probe.gradients = self._backward.gradients
+            grads = [p.grad.reshape(-1) for p in self._probe.flat.parameters if p.grad is not None]
+            extra = self._cosines("cos_raw", torch.cat(grads))
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._probe.flat.parameters, self._clip_norm)
+        self._stepped().step()
+        if weighting is not None and weighting.needs_after_step:
+            weighting.after_step(self._losses_again(losses, again))
+        return found, extra
+
+    def _momentum_step(self, losses: Mapping[str, Loss], measured: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        optimizer = self._optimizer
+        assert isinstance(optimizer, MConFIG)
+        if measured:
+            losses = self._probed(losses)
+        if self._head_optimizer is not None:
+            tensors = {name: evaluate(loss) for name, loss in losses.items()}
+            losses = tensors
+            flat = Flat(self._heads)
+            row = flat.zeros()
+            flat.gradient(torch.stack(list(tensors.values())).sum(), row, retain_graph=True)
+            average(row)
+            flat.assign(row)
+        values = optimizer.refresh(losses)
+        self._stepped().step()
+        if self._head_optimizer is not None:
+            self._head_optimizer.step()
+        found = {self.loss_names[i]: value for i, value in sorted(values.items())}
+        return found, self._cosines("cos_raw", optimizer.direction) if measured else {}
+
+    def _probed(self, losses: Mapping[str, Loss]) -> dict[str, Tensor]:
+        """Evaluate all losses and take their gradients for the cosines only; the graphs are kept."""
+        tensors = {name: evaluate(loss) for name, loss in losses.items()}
+        self._probe.gradients = self._probe.flat.zeros(len(tensors))
+        for row, loss in zip(self._probe.gradients, tensors.values()):
+            self._probe.flat.gradient(loss, row, retain_graph=True)
+        average(self._probe.gradients)
+        return tensors
+
+    def _stepped(self) -> Any:
+        """The optimizer as Lightning wraps it (it counts the steps); the bare one outside a Trainer."""
+        if getattr(self, "_trainer", None) is None:
+            return self._optimizer
+        wrapped = self.optimizers()  # type: ignore[attr-defined]
+        return wrapped[0] if isinstance(wrapped, list) else wrapped
+
+    @torch.no_grad()
+    def _losses_again(self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None) -> Tensor:
+        if again is not None:
+            values = list(again().values())
+        elif all(callable(loss) for loss in losses.values()):
+            values = [evaluate(loss) for loss in losses.values()]
+        else:
+            raise ValueError("this method needs the losses again after the step: give again= or functions")
+        stacked = torch.stack(values)
+        average(stacked)
+        return stacked
+
+    def _cosines(self, label: str, vector: Tensor) -> dict[str, Tensor]:
+        gradients = self._probe.gradients
+        assert gradients is not None
+        norm = torch.linalg.vector_norm(vector.double())
+        if float(norm) == 0:
+            return {}
+        found = {}
+        for name, row in zip(self.loss_names, gradients):
+            length = torch.linalg.vector_norm(row.double())
+            if float(length) > 0:
+                found[f"{label}/{name}"] = (row.double() @ vector.double() / (length * norm)).float()
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the step counter, the timing and the operator's state (M-ConFIG's is its optimizer's)."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        state: dict[str, Any] = {
+            "steps": self.conflict_steps,
+            "seconds": self._seconds,
+            "timed": self._timed,
+        }
+        if not isinstance(self._method, MConFIG):
+            state["method"] = self._method.state_dict()
+        checkpoint["conflict"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what ``on_save_checkpoint`` stored."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        state = checkpoint["conflict"]
+        self.conflict_steps = state["steps"]
+        self._seconds, self._timed = state["seconds"], state["timed"]
+        if not isinstance(self._method, MConFIG):
+            self._method.load_state_dict(state["method"])
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse what cannot be combined with gradients taken loss by loss.
+
+    Raises:
+        ConfigError: parameters are sharded over devices, or losses are scaled for half precision.
+    """
+    strategy = type(trainer.strategy).__name__
+    if any(word in strategy for word in ("FSDP", "ModelParallel", "DeepSpeed")):
+        raise ConfigError(f"conflict-free gradients need whole parameters on each device, not {strategy}: use ddp")
+    if str(trainer.precision) in ("16-mixed", "16"):
+        raise ConfigError("precision=16-mixed scales losses, which these methods do not: use 32-true or bf16-mixed")
+
+
+class _Nothing(Operator):
+    """Stands in where only the gradients are wanted."""
+
+    def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(gradients[0])

@@ -1,0 +1,86 @@
+"""Caches: made once, kept where that is possible, never trusted when broken."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from decathlon.errors import DataError
+from decathlon.molecules.dataset import MoleculeDataset, cached_features
+from decathlon.molecules.storage import cached_state, processed_path
+from decathlon.molecules.tables import Table
+
+
+@pytest.fixture
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DECATHLON_CACHE", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+def test_beside_the_raw_data(tmp_path: Path, user_cache: Path) -> None:
+    assert processed_path(tmp_path / "data", "x.pt") == tmp_path / "data" / "processed" / "x.pt"
+
+
+def test_in_the_users_cache_if_the_data_are_read_only(tmp_path: Path, user_cache: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o555)
+    assert processed_path(data, "x.pt") == user_cache / "x.pt"
+    assert cached_state(data, "y", {"a": 1}, lambda: {"v": torch.ones(2)})["v"].sum() == 2
+    assert len(list(user_cache.glob("y-*.pt"))) == 1 and not (data / "processed").exists()
+    data.chmod(0o755)
+
+
+def test_read_only_data_that_bring_their_cache_along(tmp_path: Path, user_cache: Path) -> None:
+    folder = tmp_path / "data" / "processed"
+    folder.mkdir(parents=True)
+    (folder / "x.pt").touch()
+    folder.chmod(0o555)
+    assert processed_path(tmp_path / "data", "x.pt") == folder / "x.pt"
+    assert processed_path(tmp_path / "data", "z.pt") == user_cache / "z.pt"
+    folder.chmod(0o755)
+
+
+def test_made_once_per_key(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make() -> dict:
+        calls.append(1)
+        return {"value": torch.tensor(len(calls)), "text": "abc"}
+
+    for key in ({"a": 1}, {"a": 1}, {"a": 2}):
+        state = cached_state(tmp_path, "x", key, make)
+    assert len(calls) == 2 and state["value"] == 2 and state["text"] == "abc"
+
+
+def test_a_broken_cache_is_named(tmp_path: Path) -> None:
+    cached_state(tmp_path, "x", {}, lambda: {"v": torch.ones(1)})
+    (path,) = tmp_path.glob("processed/x-*.pt")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match="delete it") as caught:
+        cached_state(tmp_path, "x", {}, lambda: {})
+    assert path.name in str(caught.value)
+
+
+def test_features_are_computed_once_per_list_of_smiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cached_features(tmp_path, "fingerprint", ["CCO", "CC"])
+    monkeypatch.setattr("decathlon.molecules.dataset.featurise", lambda *a, **k: pytest.fail("computed again"))
+    again = cached_features(tmp_path, "fingerprint", ["CCO", "CC"])
+    assert torch.equal(first["bits"], again["bits"])
+    with pytest.raises(pytest.fail.Exception):
+        cached_features(tmp_path, "fingerprint", ["CCO", "CCC"])
+
+
+def test_unreadable_molecules_are_left_out_and_counted(tmp_path: Path) -> None:
+    smiles = ["CCO", "C1CC", "Cc1ccc([B-2]2(c3ccc(C)cc3)=NCCO2)cc1", "CC"]
+    table = Table(smiles, torch.arange(4.0)[:, None], ["a"], report={"rows": 4})
+    for inputs in ("fingerprint", "graph"):
+        dataset = MoleculeDataset.build(tmp_path, table, inputs)
+        assert len(dataset) == 3 and dataset.table.y.flatten().tolist() == [0, 2, 3]
+        assert dataset.table.report == {"rows": 4, "unreadable": 1, "without_valence_check": 1}
+        batch = dataset.batch(torch.tensor([2, 0]))
+        assert batch.index.tolist() == [2, 0] and batch.y.flatten().tolist() == [3, 0]
+    with pytest.raises(DataError, match="none of the 1 SMILES"):
+        MoleculeDataset.build(tmp_path, Table(["C1CC"], torch.ones(1, 1), ["a"]), "graph")
+    with pytest.raises(DataError, match="no 3D geometries"):
+        MoleculeDataset.build(tmp_path, table, "geometry")

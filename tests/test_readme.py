@@ -1,0 +1,51 @@
+"""The README's Python blocks run as they stand, given the objects that their surroundings would have."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def surroundings_molpeg() -> dict[str, Any]:
+    model, reference = torch.nn.Linear(4, 1), torch.nn.Linear(4, 1)
+    train = torch.utils.data.TensorDataset(torch.randn(40, 4), torch.randint(0, 2, (40,)).float())
+
+    def loss_of(net: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        inputs, labels = train[rows]
+        return torch.nn.functional.binary_cross_entropy_with_logits(net(inputs)[:, 0], labels, reduction="none")
+
+    return {
+        "model": model, "reference": reference, "train": train, "epochs": 3, "loss_of": loss_of, "batch_size": 8,
+        "torch": torch, "optimizer": torch.optim.Adam(model.parameters()),
+    }  # fmt: skip
+
+
+def surroundings_pinn() -> dict[str, Any]:
+    model = torch.nn.Linear(3, 1)
+    x = torch.randn(16, 3)
+    losses = [lambda: model(x).square().mean(), lambda: (model(x) - 1).square().mean(), lambda: model(x).abs().mean()]
+    return {"model": model, "gradients": torch.randn(3, 50), "closures": losses, "steps": 5}
+
+
+def surroundings_kele() -> dict[str, Any]:
+    from decathlon.language.tiny import tiny_model, word_tokenizer
+
+    tokenizer = word_tokenizer(["Paris", "is", "the", "capital", "of", "France", "Italy"])
+    model = tiny_model("gpt2", len(tokenizer), layers=6)
+    model.generation_config.max_new_tokens = 3
+    return {"model": model, "tokenizer": tokenizer, "inputs": tokenizer("Paris is", return_tensors="pt").input_ids}
+
+
+def surroundings_jregnet() -> dict[str, Any]:
+    return {"torch": torch}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
+def test_block(block: str) -> None:
+    task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]
+    exec(compile(block, "README.md", "exec"), globals()[f"surroundings_{task}"]())
