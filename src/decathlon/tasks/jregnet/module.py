@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decathlon.build import build
 from decathlon.errors import ConfigError
-from decathlon.tasks.jregnet.audit import audit
+from decathlon.tasks.jregnet.audit import audit, clicks_and_payments
 from decathlon.tasks.jregnet.compute import small_nets
 from decathlon.tasks.jregnet.market import Market, TrainingProfiles
 from decathlon.tasks.jregnet.mechanisms import optimal_revenue, rvcg
@@ -34,6 +34,7 @@ class JointAuctionModule(LightningModule):
         iterations, batch_size, lr: of the training; ``warmup`` iterations grow the step linearly, then it falls as a
             cosine to ``final_lr`` of itself (1: constant).
         training_profiles: size of a fixed training set, or None for fresh profiles.
+        threads: CPU threads of the training; more than one pays for many stacked runs on an idle machine.
         val_profiles, test_profiles: how many profiles are used to select and to judge (ten times as many as select a
             checkpoint choose a reserve).
         regret_profiles: regret is measured on the first so many of them.
@@ -57,8 +58,9 @@ class JointAuctionModule(LightningModule):
         final_lr: float = 1.0,
         training_profiles: int | None = None,
         chunk: int = 1,
+        threads: int = 1,
         val_profiles: int = 1000,
-        test_profiles: int = 10_000,
+        test_profiles: int = 40_000,
         regret_profiles: int = 2_000,
         grid: int = 101,
         regret_ceiling: float = 3e-4,
@@ -68,6 +70,8 @@ class JointAuctionModule(LightningModule):
         self.automatic_optimization = False
         if seeds_per_job < 1:
             raise ConfigError(f"seeds_per_job={seeds_per_job} must be at least 1")
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
         if grid < 2:
             raise ConfigError(f"grid={grid}: a grid of misreports needs at least 2 points")
         self.market = Market(**market)
@@ -88,7 +92,7 @@ class JointAuctionModule(LightningModule):
         self.schedule, self.chunk = Schedule(iterations, lr, warmup, final_lr), chunk
         self.val_profiles, self.test_profiles = val_profiles, test_profiles
         self.regret_profiles, self.grid, self.regret_ceiling = regret_profiles, grid, regret_ceiling
-        self.figures = figures
+        self.figures, self.threads = figures, threads
         self.register_buffer("iteration", torch.tensor(0))
         self.profiles: TrainingProfiles | None = None
         if self.method.trains:
@@ -109,7 +113,7 @@ class JointAuctionModule(LightningModule):
         optimizer: Any = self.optimizers()
         device, dtype = self.iteration.device, next(self.method.parameters()).dtype
         logs: dict[str, Tensor] = {}
-        with small_nets():
+        with small_nets(self.threads):
             for _ in range(1 if several else self.chunk):
                 step = int(self.iteration)
                 if step >= self.schedule.iterations:
@@ -140,13 +144,13 @@ class JointAuctionModule(LightningModule):
         values = values.to(self.iteration.device)
         present = None if present is None else present.to(values.device)
         own_values, own_present = method.own(values, present)
-        with small_nets():
+        with small_nets(self.threads):
             report = audit(
                 method.mechanism(place), method.auction, own_values, method.prior, own_present,
                 self.regret_profiles, self.grid,
             )  # fmt: skip
             metrics = report.scalars()
-            rival = float(rvcg(market.auction, values, present).payments.sum(1).mean())
+            rival = float(clicks_and_payments(rvcg, market.auction, values, present)[1].sum(1).mean())
             stores = market.prior.select(slice(0, market.auction.stores))
             shops = values[:, : market.auction.stores]
             store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
@@ -154,7 +158,12 @@ class JointAuctionModule(LightningModule):
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())
                 gaps = {"gap": report.revenue, "alloc_gap": report.virtual_welfare}
-                metrics |= {"opt": opt, **{name: _ratio(value, opt) - 1 for name, value in gaps.items()}}
+                upper = opt + 2 * report.ic_excess_error
+                metrics |= {
+                    "opt": opt,
+                    "opt_upper": upper,
+                    **{name: _ratio(value, opt) - 1 for name, value in gaps.items()},
+                }
         metrics = {name: value * (market.unit if name in MONEY else 1.0) for name, value in metrics.items()}
         return Record(self.seeds[place], metrics, per_bidder(self.seeds[place], method, report, market))
 
