@@ -10,7 +10,7 @@ from torch import Tensor
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.mechanisms import optimal_revenue
 from decathlon.tasks.jregnet.priors import Prior
-from decathlon.tasks.jregnet.regret import exact_regret, with_prior
+from decathlon.tasks.jregnet.regret import MAX_ROWS, exact_regret, with_prior
 from decathlon.tasks.jregnet.scores import best, bundle_scores
 
 
@@ -24,6 +24,7 @@ class Audit:
         welfare, best_welfare: value of the mechanism's allocation and of the best one.
         virtual_welfare: what the allocation would earn under exact incentive-compatible payments, E[sum phi_i g_i].
         opt: the optimal revenue on the same profiles.
+        opt_upper: opt plus two standard errors of ``ic_excess``; a revenue above it is a leak, not chance.
         ic_excess: revenue - virtual_welfare, revenue that exists only because bidders are assumed not to react.
         ic_excess_error: its standard error.
         gap, alloc_gap: revenue / opt - 1 and virtual_welfare / opt - 1.
@@ -39,6 +40,7 @@ class Audit:
     best_welfare: float
     virtual_welfare: float
     opt: float
+    opt_upper: float
     ic_excess: float
     ic_excess_error: float
     gap: float
@@ -84,8 +86,7 @@ def audit(
             f"values have {values.shape[1]} bidders, the prior {prior.bidders}, the auction {auction.bidders}"
         )
     mechanism = with_prior(mechanism, prior)
-    outcome = mechanism(auction, values, present=present)
-    clicks, payments = auction.clicks(outcome.allocation).double(), outcome.payments.double()
+    clicks, payments = clicks_and_payments(mechanism, auction, values, present)
     exact = values.double()
     revenue = payments.sum(1)
     virtual = (prior.virtual(exact) * clicks).sum(1)
@@ -105,6 +106,7 @@ def audit(
         best_welfare=float(best_welfare.mean()),
         virtual_welfare=float(virtual.mean()) if known else nan,
         opt=opt if known else nan,
+        opt_upper=opt + 2 * _error(excess) if known else nan,
         ic_excess=float(excess.mean()) if known else nan,
         ic_excess_error=_error(excess) if known else nan,
         gap=_ratio(float(revenue.mean()), opt) if known else nan,
@@ -118,6 +120,19 @@ def audit(
         bidder_clicks=clicks.mean(0),
         bidder_welfare=(exact * clicks).mean(0),
     )
+
+
+def clicks_and_payments(
+    mechanism: Callable[..., Any], auction: JointAuction, values: Tensor, present: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(B, n) float64 clicks and payments under truthful bids, computed in pieces of MAX_ROWS profiles."""
+    clicks, payments = [], []
+    for start in range(0, len(values), MAX_ROWS):
+        piece = slice(start, start + MAX_ROWS)
+        outcome = mechanism(auction, values[piece], present=None if present is None else present[piece])
+        clicks.append(auction.clicks(outcome.allocation).double())
+        payments.append(outcome.payments.double())
+    return torch.cat(clicks), torch.cat(payments)
 
 
 def _error(samples: Tensor) -> float:

@@ -10,20 +10,20 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @contextmanager
-def small_nets() -> Iterator[None]:
-    """One thread, and memory that is kept when freed; the number of threads is put back at the end.
+def small_nets(threads: int = 1) -> Iterator[None]:
+    """Few threads, and memory that is kept when freed; the number of threads is put back at the end.
 
-    Nets of this size lose more in handing work to threads than they gain (much more on a busy machine). And the C
-    library gives blocks of a few MB back to the system at every free: fetching them anew costs as much as the
-    arithmetic, so glibc is told to keep them. Elsewhere that part does nothing.
+    One net of this size loses more in handing work to threads than it gains (much more on a busy machine); ten stacked
+    ones may gain on an idle one. And the C library gives blocks of a few MB back to the system at every free: fetching
+    them anew costs as much as the arithmetic, so glibc is told to keep them. Elsewhere that part does nothing.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     _keep_freed_memory()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

@@ -39,7 +39,7 @@ class JointAuctionData(LightningDataModule):
         self, market: Mapping[str, Any], seeds_per_job: int, iterations: int, evaluations: int, chunk: int
     ) -> None:
         super().__init__()
-        for name, number in (("seeds_per_job", seeds_per_job), ("evaluations", evaluations), ("chunk", chunk)):
+        for name, number in (("evaluations", evaluations), ("chunk", chunk)):
             if number < 1:
                 raise ConfigError(f"{name}={number} must be at least 1")
         Market(**market)  # a bad setting or log ends here, before anything is written
@@ -47,7 +47,8 @@ class JointAuctionData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         warnings.filterwarnings("ignore", message=".*IterableDataset.*__len__.*")  # one process: no worker repeats it
-        return DataLoader(Steps(-(-self.iterations // (self.evaluations * self.chunk))), batch_size=None)
+        chunk = 1 if self.trainer is not None and self.trainer.world_size > 1 else self.chunk
+        return DataLoader(Steps(-(-self.iterations // (self.evaluations * chunk))), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(range(self.runs), batch_size=1)  # type: ignore[arg-type]

@@ -14,64 +14,65 @@ from decathlon.tasks.jregnet.regret import MAX_ROWS
 from decathlon.tasks.jregnet.stacking import Stack
 
 
-def simpson(points: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the composite Simpson rule on [0, 1]; ``points`` is odd and at least 3."""
-    if points < 3 or points % 2 == 0:
-        raise ValueError(f"points={points}: Simpson's rule needs an odd number of points, at least 3")
-    weights = torch.full((points,), 2.0)
-    weights[1::2] = 4.0
-    weights[0] = weights[-1] = 1.0
-    return torch.linspace(0, 1, points), weights / (3 * (points - 1))
-
-
 class IntegralPayments:
     """p_i = b_i g_i(b) - int_{low_i}^{b_i} g_i(t, b_-i) dt: truthful wherever g_i rises in the own bid.
 
+    The integral is Simpson's rule on fixed cells of the bidder's support, and on the part of a cell that remains: the
+    cells do not move with the bid, so that many bids against the same opponents share them.
+
     Args:
         network: gives the allocation; its payment half is not used.
-        low: (n,) lowest values; there utility is zero.
-        points: quadrature points.
+        low, high: (n,) supports; at its lowest value a bidder's utility is zero.
+        points: quadrature points on a support, odd.
     """
 
-    def __init__(self, network: JRegNet, low: Tensor, points: int = 33) -> None:
-        self.network, self.low = network.eval(), low.float()
-        self.nodes, self.weights = simpson(points)
+    def __init__(self, network: JRegNet, low: Tensor, high: Tensor, points: int = 65) -> None:
+        self.network, self.low, self.high = network.eval(), low, high
+        self.cells = cells(points)
 
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
         rows = bids.T.contiguous().to(self.network.bias_in)
-        there = None if present is None else present.T
-        allocation, _ = self.network.allocation_and_fractions(rows, there)
-        allocation = allocation.permute(2, 0, 1)
-        size = max(1, MAX_ROWS // len(rows))
+        allocation = self.network.outcome(auction, rows.T, present).allocation
+        size = max(1, MAX_ROWS // (len(rows) * 2 * self.cells))
         parts = rows.split(size, 1)
-        graphs = [None] * len(parts) if there is None else there.split(size, 1)
-        rent = torch.cat([self._rent(part, part[:, None], graph)[:, 0] for part, graph in zip(parts, graphs)], 1)
-        return Outcome(allocation, bids * auction.clicks(allocation) - rent.T)
+        graphs = [None] * len(parts) if present is None else present.T.split(size, 1)
+        rents = [self.clicks_and_rent(part, part[:, None], graph)[1][:, 0] for part, graph in zip(parts, graphs)]
+        clicks = auction.clicks(allocation)
+        return Outcome(allocation, bids * clicks - torch.cat(rents, 1).T)
 
     @torch.no_grad()
     def deviate(
         self, auction: JointAuction, values: Tensor, misreports: Tensor, present: Tensor | None = None
     ) -> Tensor:
         """Utilities (M, B, n): (v_i - b_i) g_i(b_i) + int g_i."""
-        rows, lies = (
-            values.T.contiguous().to(self.network.bias_in),
-            misreports.permute(2, 0, 1).to(self.network.bias_in),
-        )
-        there = None if present is None else present.T
-        _, _, clicks, _ = self.network(rows, lies, there)
-        utilities = (rows[:, None] - lies) * clicks + self._rent(rows, lies, there)
-        return utilities.permute(1, 2, 0).to(misreports)
+        rows, lies = (x.movedim(-1, 0).contiguous().to(self.network.bias_in) for x in (values, misreports))
+        clicks, rent = self.clicks_and_rent(rows, lies, None if present is None else present.T)
+        return ((rows[:, None] - lies) * clicks + rent).permute(1, 2, 0).to(misreports)
 
-    def _rent(self, rows: Tensor, tops: Tensor, present: Tensor | None) -> Tensor:
-        """int_{low}^{top} g_i(t, v_-i) dt for tops (n, M, B)."""
-        low = self.low.to(rows)[:, None, None]
-        nodes, weights = self.nodes.to(rows), self.weights.to(rows)
-        rent = torch.zeros_like(tops)
-        for node, weight in zip(nodes, weights):  # one pass per node keeps memory at n M B rows
-            _, _, clicks, _ = self.network(rows, low + node * (tops - low), present)
-            rent += weight * clicks
-        return rent * (tops - low)
+    def clicks_and_rent(self, rows: Tensor, tops: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        """g_i(top, v_-i) and int_{low}^{top} g_i(t, v_-i) dt for profiles (n, B) and tops (n, M, B)."""
+        low, high = (bound.to(rows)[:, None, None] for bound in (self.low, self.high))
+        width = (high - low) / self.cells
+        shares = torch.linspace(0, 1, 2 * self.cells + 1).to(rows)[:, None]
+        nodes = (low + shares * (high - low)).expand(-1, -1, rows.shape[1])
+        cell = ((tops - low) / width).long().clamp(0, self.cells - 1)
+        left = low + cell * width
+        count = tops.shape[1]
+        _, _, clicks, _ = self.network(rows, torch.cat([nodes, tops, (left + tops) / 2], 1), present)
+        at_nodes, at_tops, between = clicks.split([nodes.shape[1], count, count], 1)
+        starts = at_nodes[:, :-1:2]
+        whole = (starts + 4 * at_nodes[:, 1::2] + at_nodes[:, 2::2]) * width / 6
+        before = torch.nn.functional.pad(whole.cumsum(1), (0, 0, 1, 0)).gather(1, cell)
+        part = (starts.gather(1, cell) + 4 * between + at_tops) * (tops - left) / 6
+        return at_tops, before + part
+
+
+def cells(points: int) -> int:
+    """Number of Simpson cells that ``points`` quadrature points make."""
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"points={points}: Simpson's rule needs an odd number of points, at least 3")
+    return (points - 1) // 2
 
 
 class IntegralLearner(Method):
@@ -88,14 +89,17 @@ class IntegralLearner(Method):
         prior: Prior,
         seeds: Sequence[int],
         network: Mapping[str, Any] | None = None,
-        points: int = 33,
+        points: int = 65,
         graph_input: bool = False,
         bidders: str = "both",
     ) -> None:
         super().__init__(auction, prior, seeds, bidders)
         options = {**(network or {}), "graph_input": graph_input and not self.stores_only}
         self.stack = Stack([JRegNet(self.auction, **options, generator=generator("weights", s)) for s in self.seeds])
-        self.points = simpson(points)[0].numel()
+        cells(points)
+        self.points = points
+        for name, weight in zip(self.stack.names, self.stack.stacked):
+            weight.requires_grad_(not name.endswith("_payment"))
 
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         values = batch.values
@@ -107,4 +111,4 @@ class IntegralLearner(Method):
     def mechanism(self, place: int) -> Callable[..., Any]:
         network = self.stack.single(place)
         assert isinstance(network, JRegNet)
-        return IntegralPayments(network, self.prior.low, self.points)
+        return IntegralPayments(network, self.prior.low, self.prior.high, self.points)

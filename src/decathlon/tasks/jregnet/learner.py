@@ -35,8 +35,8 @@ class LearntMechanism:
             values.T.contiguous().to(self.network.bias_in),
             misreports.permute(2, 0, 1).to(self.network.bias_in),
         )
-        _, _, clicks, charged = self.network(bids, lies, None if present is None else present.T)
-        return (clicks * bids[:, None] - charged * lies).permute(1, 2, 0).to(misreports)
+        _, _, clicks, payments = self.network(bids, lies, None if present is None else present.T)
+        return (clicks * bids[:, None] - payments).permute(1, 2, 0).to(misreports)
 
 
 class RegretLearner(Method):
@@ -46,6 +46,8 @@ class RegretLearner(Method):
         network: keyword arguments of :class:`~.network.JRegNet`.
         search: ``{"kind": "local", ...}`` (:class:`~.misreports.LocalSearch`) or ``{"kind": "ascent", ...}``.
         lagrangian: schedule for :class:`~.multipliers.Multipliers`.
+        virtual_weight: weight of the virtual welfare E[sum_i phi_i g_i] in the objective (our extension, needs to know
+            the prior): both terms have their maximum at the optimum, but only this one cannot be raised by a leak.
         profiles: size N of a fixed training set with cached misreports; None draws fresh profiles at each step.
     """
 
@@ -61,6 +63,7 @@ class RegretLearner(Method):
         network: Mapping[str, Any] | None = None,
         search: Mapping[str, Any] | None = None,
         lagrangian: Mapping[str, Any] | None = None,
+        virtual_weight: float = 0.0,
         profiles: int | None = None,
         graph_input: bool = False,
         bidders: str = "both",
@@ -69,6 +72,7 @@ class RegretLearner(Method):
         options = {**(network or {}), "graph_input": graph_input and not self.stores_only}
         self.stack = Stack([JRegNet(self.auction, **options, generator=generator("weights", s)) for s in self.seeds])
         self.multipliers = Multipliers(len(self.seeds), self.auction.bidders, dict(lagrangian or {}))
+        self.virtual_weight = float(virtual_weight)
         chosen = dict(search or {})
         kind = chosen.pop("kind", "local")
         if kind not in ("local", "ascent"):
@@ -93,8 +97,8 @@ class RegretLearner(Method):
         self.multipliers.begin(progress)
         misreports = self.find_misreports(batch)
         self._found = misreports
-        revenue, regrets = self.revenue_and_regrets(batch, misreports)
-        loss = self.multipliers.penalty(regrets) - revenue
+        revenue, regrets, virtual = self.objectives(batch, misreports)
+        loss = self.multipliers.penalty(regrets) - revenue - self.virtual_weight * virtual
         logs = {"revenue": revenue.detach(), "regret": regrets.detach().mean(1)}
         return loss, {**logs, "multiplier": self.multipliers.multiplier.mean(1)}
 
@@ -103,8 +107,8 @@ class RegretLearner(Method):
         low, high = self.low, self.high
 
         def utility(misreports: Tensor) -> Tensor:
-            _, _, clicks, charged = self.stack(batch.values, misreports, batch.present, detach=True)
-            return clicks * batch.values[:, :, None] - charged * misreports
+            _, _, clicks, payments = self.stack(batch.values, misreports, batch.present, detach=True)
+            return clicks * batch.values[:, :, None] - payments
 
         if isinstance(self.search, LocalSearch):
             return self.search(utility, batch.values, batch.noise, low, high)
@@ -116,25 +120,28 @@ class RegretLearner(Method):
         self.cache[rows, batch.index] = found.movedim(-1, 1)
         return found
 
-    def revenue_and_regrets(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean revenue (S,) and mean regrets (S, n) over the batch; gradients reach the weights by both terms.
+    def objectives(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Mean revenue (S,), regrets (S, n) and, if it counts, virtual welfare (S,) over the batch.
 
         Regret compares utilities at the *true* value: ``relu(v g' - f' v' g' - u)``, the largest over misreports.
         """
         values = batch.values
-        clicks, charged, own_clicks, own_charged = self.stack(values, misreports, batch.present)
-        payments = values * charged
-        lied = own_clicks * values[:, :, None] - own_charged * misreports
+        clicks, payments, own_clicks, own_payments = self.stack(values, misreports, batch.present)
+        lied = own_clicks * values[:, :, None] - own_payments
         best = lied.squeeze(2) if lied.shape[2] == 1 else lied.amax(2)
         excess = torch.relu(best - (values * clicks - payments))
-        return payments.sum(1).mean(-1), excess.mean(-1)
+        virtual: Tensor | float = 0.0
+        if self.virtual_weight:
+            phi = self.prior.virtual(values.transpose(1, 2)).transpose(1, 2)
+            virtual = (phi * clicks).sum(1).mean(-1)
+        return payments.sum(1).mean(-1), excess.mean(-1), virtual
 
     def after_step(self, batch: Batch, step: int) -> None:
         """The multipliers' updates: the same batch and misreports, the new weights."""
         if self.multipliers.due(step):
             assert self._found is not None
             with torch.no_grad():
-                self.multipliers.update(self.revenue_and_regrets(batch, self._found)[1])
+                self.multipliers.update(self.objectives(batch, self._found)[1])
         self.multipliers.end(step)
 
     def mechanism(self, place: int) -> Callable[..., Any]:

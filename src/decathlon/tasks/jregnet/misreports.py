@@ -11,15 +11,17 @@ from torch import Tensor
 Utility = Callable[[Tensor], Tensor]
 
 PIECE = 8192  # rows that one call of the network sees during a search
-OFFSETS = (-0.32, -0.16, -0.08, -0.04, 0.04, 0.10, 0.20)
+OFFSETS = (-0.12, -0.06, -0.03, -0.015, 0.03)
+REFINE = (-0.33, 0.5)
 
 
 class LocalSearch:
     """Candidates around the true value, scaled at random, and uniform draws over the support; the best one stays.
 
     Nearly all regret of a trained network comes from shading the bid by less than a tenth, so a handful of offsets
-    recovers more of it than gradient steps from a random start, at the cost of one pass without gradients. A second
-    round may look closer around the best of the first.
+    recovers more of it than gradient steps from a random start, at the cost of two passes without gradients: the
+    second looks closer around the best of the first. What the search does not try, the network learns to exploit: the
+    offsets must reach down to small ones.
 
     Args:
         offsets: distances from the truth, in units of the support's length.
@@ -33,7 +35,7 @@ class LocalSearch:
         offsets: Sequence[float] = OFFSETS,
         jitter: float = 0.3,
         uniform: int = 1,
-        refine: Sequence[float] = (),
+        refine: Sequence[float] = REFINE,
     ) -> None:
         self.offsets = torch.tensor(list(offsets))
         self.jitter, self.uniform = float(jitter), int(uniform)
@@ -54,12 +56,12 @@ class LocalSearch:
     def __call__(self, utility: Utility, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The best candidate, (S, n, 1, B); ``utility`` maps misreports (S, n, M, B) to utilities."""
         with torch.no_grad():
-            candidates = self.candidates(values, noise, low, high)
-            found = _best(utility, candidates)
+            found, reached = _best(utility, self.candidates(values, noise, low, high))
             if len(self.refine):
                 spread = found - values[:, :, None]
                 closer = torch.addcmul(found, self.refine.to(values)[:, None], spread).minimum(high).maximum(low)
-                found = _best(utility, torch.cat([found, closer], 2))
+                nearby, higher = _best(utility, closer)
+                found = torch.where(higher > reached, nearby, found)
             return found
 
 
@@ -89,9 +91,9 @@ class Ascent:
         return misreports.detach()
 
 
-def _best(utility: Utility, candidates: Tensor) -> Tensor:
-    """The best of M candidates, tried in pieces: activations that fit the cache cost half as much."""
+def _best(utility: Utility, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """The best of M candidates and its utility, (S, n, 1, B); tried in pieces, whose activations fit the cache."""
     piece = max(1, PIECE // max(1, candidates[:, :, 0].numel()))
-    utilities = [utility(part) for part in candidates.split(piece, 2)]
-    places = torch.cat(utilities, 2).argmax(2, keepdim=True)
-    return candidates.gather(2, places)
+    utilities = torch.cat([utility(part) for part in candidates.split(piece, 2)], 2)
+    best, places = utilities.max(2, keepdim=True)
+    return candidates.gather(2, places), best

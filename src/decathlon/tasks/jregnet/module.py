@@ -1,6 +1,5 @@
 """The LightningModule: one method on one market, trained if it trains, and audited."""
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from decathlon.build import build
 from decathlon.errors import ConfigError
-from decathlon.tasks.jregnet.audit import audit
+from decathlon.tasks.jregnet.audit import audit, clicks_and_payments
 from decathlon.tasks.jregnet.compute import small_nets
 from decathlon.tasks.jregnet.market import Market, TrainingProfiles
 from decathlon.tasks.jregnet.mechanisms import optimal_revenue, rvcg
 from decathlon.tasks.jregnet.methods import Method
 from decathlon.tasks.jregnet.reports import MONEY, Record, per_bidder, write_rows
+from decathlon.tasks.jregnet.training import Schedule, adam, iterate
 
 RUNNER_KEYS = ("trains", "training")
 
@@ -34,6 +34,7 @@ class JointAuctionModule(LightningModule):
         iterations, batch_size, lr: of the training; ``warmup`` iterations grow the step linearly, then it falls as a
             cosine to ``final_lr`` of itself (1: constant).
         training_profiles: size of a fixed training set, or None for fresh profiles.
+        threads: CPU threads of the training; more than one pays for many stacked runs on an idle machine.
         val_profiles, test_profiles: how many profiles are used to select and to judge (ten times as many as select a
             checkpoint choose a reserve).
         regret_profiles: regret is measured on the first so many of them.
@@ -57,8 +58,9 @@ class JointAuctionModule(LightningModule):
         final_lr: float = 1.0,
         training_profiles: int | None = None,
         chunk: int = 1,
+        threads: int = 1,
         val_profiles: int = 1000,
-        test_profiles: int = 10_000,
+        test_profiles: int = 40_000,
         regret_profiles: int = 2_000,
         grid: int = 101,
         regret_ceiling: float = 3e-4,
@@ -66,6 +68,10 @@ class JointAuctionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        if seeds_per_job < 1:
+            raise ConfigError(f"seeds_per_job={seeds_per_job} must be at least 1")
+        if threads < 1:
+            raise ConfigError(f"threads={threads} must be at least 1")
         if grid < 2:
             raise ConfigError(f"grid={grid}: a grid of misreports needs at least 2 points")
         self.market = Market(**market)
@@ -83,10 +89,10 @@ class JointAuctionModule(LightningModule):
         self.method: Method = build(
             spec, auction=self.market.auction, prior=self.market.prior, seeds=self.seeds, **extra
         )
-        self.iterations, self.chunk, self.lr, self.warmup, self.final_lr = iterations, chunk, lr, warmup, final_lr
+        self.schedule, self.chunk = Schedule(iterations, lr, warmup, final_lr), chunk
         self.val_profiles, self.test_profiles = val_profiles, test_profiles
         self.regret_profiles, self.grid, self.regret_ceiling = regret_profiles, grid, regret_ceiling
-        self.figures = figures
+        self.figures, self.threads = figures, threads
         self.register_buffer("iteration", torch.tensor(0))
         self.profiles: TrainingProfiles | None = None
         if self.method.trains:
@@ -98,44 +104,25 @@ class JointAuctionModule(LightningModule):
         self._records: list[Record] = []
 
     def configure_optimizers(self) -> Any:
-        if not self.method.trains:
-            return None
-        trainable = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trainable, lr=self.lr, fused=True)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of iteration ``step`` (from 0)."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.iterations)))
-        return self.lr * warm * (self.final_lr + (1 - self.final_lr) * cosine)
+        return adam(self.method, self.schedule.lr) if self.method.trains else None
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Up to ``chunk`` iterations."""
+        """Up to ``chunk`` iterations; one where several devices train, which average their gradients."""
         several = self.trainer.world_size > 1
-        with small_nets():
-            for _ in range(1 if several else self.chunk):
-                step = int(self.iteration)
-                if step >= self.iterations:
-                    return
-                logs = self._iterate(step)
-        for name, value in logs.items():
-            self.log(f"train/{name}", value.mean(), sync_dist=several)
-
-    def _iterate(self, step: int) -> dict[str, Tensor]:
         assert self.profiles is not None
         optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate(step)
-        batch = self.profiles.batch(step, self.global_rank).to(
-            self.iteration.device, next(self.method.parameters()).dtype
-        )
-        losses, logs = self.method.losses(batch, step / self.iterations)
-        optimizer.zero_grad()
-        self.manual_backward(losses.sum())
-        optimizer.step()
-        self.method.after_step(batch, step + 1)
-        self.iteration += 1
-        return logs
+        device, dtype = self.iteration.device, next(self.method.parameters()).dtype
+        logs: dict[str, Tensor] = {}
+        with small_nets(self.threads):
+            for _ in range(1 if several else self.chunk):
+                step = int(self.iteration)
+                if step >= self.schedule.iterations:
+                    break
+                drawn = self.profiles.batch(step, self.global_rank).to(device, dtype)
+                logs = iterate(self.method, drawn, optimizer, self.schedule, step, self.manual_backward)
+                self.iteration += 1
+        for name, value in logs.items():
+            self.log(f"train/{name}", value.mean(), sync_dist=several)
 
     def on_validation_epoch_start(self) -> None:
         self._records = []
@@ -157,13 +144,13 @@ class JointAuctionModule(LightningModule):
         values = values.to(self.iteration.device)
         present = None if present is None else present.to(values.device)
         own_values, own_present = method.own(values, present)
-        with small_nets():
+        with small_nets(self.threads):
             report = audit(
                 method.mechanism(place), method.auction, own_values, method.prior, own_present,
                 self.regret_profiles, self.grid,
             )  # fmt: skip
             metrics = report.scalars()
-            rival = float(rvcg(market.auction, values, present).payments.sum(1).mean())
+            rival = float(clicks_and_payments(rvcg, market.auction, values, present)[1].sum(1).mean())
             stores = market.prior.select(slice(0, market.auction.stores))
             shops = values[:, : market.auction.stores]
             store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
@@ -171,7 +158,12 @@ class JointAuctionModule(LightningModule):
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())
                 gaps = {"gap": report.revenue, "alloc_gap": report.virtual_welfare}
-                metrics |= {"opt": opt, **{name: _ratio(value, opt) - 1 for name, value in gaps.items()}}
+                upper = opt + 2 * report.ic_excess_error
+                metrics |= {
+                    "opt": opt,
+                    "opt_upper": upper,
+                    **{name: _ratio(value, opt) - 1 for name, value in gaps.items()},
+                }
         metrics = {name: value * (market.unit if name in MONEY else 1.0) for name, value in metrics.items()}
         return Record(self.seeds[place], metrics, per_bidder(self.seeds[place], method, report, market))
 

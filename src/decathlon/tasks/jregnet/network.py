@@ -33,6 +33,8 @@ class JRegNet(nn.Module):
         inputs: ``bids`` (n numbers) or ``slotwise`` (b_i a_k, n K numbers, as in the public variants; the product with
             the click rates is folded into the weights and never stored).
         graph_input: whether the 0/1 presence of each bundle is an input too, for graphs that vary between samples.
+        payments: ``fraction`` as published, or ``slots`` (our extension): a fraction for each slot, so that payments
+            can follow the jumps of the allocation.
         generator: source of the initial weights (Glorot uniform, biases 0).
     """
 
@@ -47,7 +49,7 @@ class JRegNet(nn.Module):
         activation: str = "silu",
         inputs: str = "bids",
         graph_input: bool = False,
-        slot_payments: bool = False,
+        payments: str = "fraction",
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -55,12 +57,14 @@ class JRegNet(nn.Module):
             raise ValueError(f"activation={activation} is unknown; choose {', '.join(ACTIVATIONS)}")
         if inputs not in ("bids", "slotwise"):
             raise ValueError(f"inputs={inputs} is unknown; choose bids or slotwise")
+        if payments not in ("fraction", "slots"):
+            raise ValueError(f"payments={payments} is unknown; choose fraction or slots")
         if width < 1 or depth < 1:
             raise ValueError(f"width={width} and depth={depth} must be at least 1")
         bundles, slots, bidders = len(auction.bundles), auction.slots, auction.bidders
         self.shape = (2, bundles + 1, slots + 1)
         self.width, self.depth, self.inputs, self.graph_input = width, depth, inputs, graph_input
-        self.activation = activation
+        self.activation, self.payments = activation, payments
         fan_in = bidders * (slots if inputs == "slotwise" else 1)
         total = fan_in + (bundles if graph_input else 0)
 
@@ -77,11 +81,11 @@ class JRegNet(nn.Module):
         heads = 2 * (bundles + 1) * (slots + 1)
         self.weight_allocation = weight(heads, width, fan_in=width, fan_out=heads // 2)
         self.bias_allocation = nn.Parameter(torch.zeros(heads, 1))
-        charges = bidders * (slots if slot_payments else 1)
+        charges = bidders * (1 if payments == "fraction" else slots)
         self.weight_payment = weight(charges, width, fan_in=width, fan_out=charges)
         self.bias_payment = nn.Parameter(torch.zeros(charges, 1))
-        self.register_buffer("rates", auction.click_rates.float(), persistent=False)
-        self.register_buffer("incidence", auction.incidence.float(), persistent=False)
+        self.register_buffer("rates", auction.click_rates, persistent=False)
+        self.register_buffer("incidence", auction.incidence, persistent=False)
 
     def forward(
         self, bids: Tensor, misreports: Tensor, present: Tensor | None = None
@@ -94,35 +98,36 @@ class JRegNet(nn.Module):
             present: (E, B) bool.
 
         Returns:
-            clicks and charged clicks (n, B) under ``bids``, own clicks and own charged clicks (n, M, B). The payment
-            is the bid times the charged clicks ``sum_k f_ik a_k a_ik``, which are never more than the clicks.
+            clicks and payments (n, B) under ``bids``, own clicks and own payments (n, M, B).
         """
-        bidders, count, samples = misreports.shape
-        rates, incidence = self.rates.to(bids), self.incidence.to(bids)
+        count, samples = misreports.shape[1:]
         rows = self._first_layer(bids, misreports, present)
-        allocation, fractions = self._heads(rows, _tile(present, 1 + bidders * count))
-        slot_clicks = torch.einsum("en,ekr->nkr", incidence, allocation) * rates[:, None]
-        clicks = slot_clicks.sum(1)
-        charged = (slot_clicks * fractions).sum(1)
+        allocation, charges = self._heads(rows, _tile(present, 1 + len(bids) * count))
+        shown = self._shown(allocation)
+        own_shown, own_charges = (_own(x[..., samples:], count, samples) for x in (shown, charges))
         return (
-            clicks[:, :samples],
-            charged[:, :samples],
-            _own(clicks[:, samples:], misreports.shape),
-            _own(charged[:, samples:], misreports.shape),
+            shown[..., :samples].sum(1),
+            self._payments(bids, shown[..., :samples], charges[..., :samples]),
+            own_shown.sum(1),
+            self._payments(misreports, own_shown, own_charges),
         )
-
-    def allocation_and_fractions(self, bids: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Slot probabilities (E, K, B) and payment fractions (n, 1 or K, B) for bids (n, B)."""
-        rows = self._first_layer(bids, bids[:, None][:, :0], present)
-        return self._heads(rows, present)
 
     def outcome(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
         """The network as a mechanism: bids (B, n) to an :class:`~.auction.Outcome`."""
         there = None if present is None else present.T
-        allocation, fractions = self.allocation_and_fractions(bids.T, there)
-        shown = torch.einsum("en,ekr->nkr", self.incidence.to(bids), allocation)
-        charged = (shown * self.rates.to(bids)[:, None] * fractions).sum(1)
-        return Outcome(allocation.permute(2, 0, 1), bids * charged.T)
+        rows = bids.T
+        allocation, charges = self._heads(self._first_layer(rows, rows[:, None][:, :0], there), there)
+        payments = self._payments(rows, self._shown(allocation), charges)
+        return Outcome(allocation.permute(2, 0, 1), payments.T)
+
+    def _shown(self, allocation: Tensor) -> Tensor:
+        """Expected clicks (n, K, R) that each bidder has from each slot, for slot probabilities (E, K, R)."""
+        shown = torch.einsum("en,ekr->nkr", self.incidence.to(allocation), allocation)
+        return shown * self.rates.to(allocation)[:, None]
+
+    def _payments(self, bids: Tensor, shown: Tensor, charges: Tensor) -> Tensor:
+        """Payments (n, ...) for bids (n, ...), clicks per slot (n, K, ...) and outputs of the payment head."""
+        return bids * (shown * charges.sigmoid()).sum(1)
 
     def _first_layer(self, bids: Tensor, misreports: Tensor, present: Tensor | None) -> Tensor:
         """Pre-activations (2 * width, B + n M B). A deviation changes one input: a rank-one update of its row."""
@@ -152,14 +157,15 @@ class JRegNet(nn.Module):
             absent = nn.functional.pad(~present, (0, 0, 0, 1))[:, None]
             over_bundles = over_bundles.masked_fill(absent, -torch.inf)
         allocation = torch.minimum(over_bundles.softmax(0), logits[1].softmax(1))[:-1, :-1]
-        fractions = torch.addmm(self.bias_payment, self.weight_payment, hidden[1]).sigmoid()
-        return allocation, fractions.view(self.incidence.shape[1], -1, fractions.shape[-1])
+        charges = torch.addmm(self.bias_payment, self.weight_payment, hidden[1])
+        return allocation, charges.view(self.incidence.shape[1], -1, charges.shape[-1])
 
 
-def _own(rows: Tensor, shape: torch.Size) -> Tensor:
-    """From (n, n M B), the entries where bidder and deviating bidder agree: (n, M, B)."""
-    bidders = shape[0]
-    return rows.view(bidders, bidders, -1).diagonal(dim1=0, dim2=1).movedim(-1, 0).reshape(shape)
+def _own(rows: Tensor, count: int, samples: int) -> Tensor:
+    """From (n, X, n M B), the entries where bidder and deviating bidder agree: (n, X, M, B)."""
+    bidders, width = rows.shape[:2]
+    blocks = rows.reshape(bidders, width, bidders, count * samples).diagonal(dim1=0, dim2=2)  # (X, M B, n)
+    return blocks.movedim(-1, 0).reshape(bidders, width, count, samples)
 
 
 def _tile(present: Tensor | None, times: int) -> Tensor | None:

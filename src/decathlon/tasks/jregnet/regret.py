@@ -12,7 +12,7 @@ from torch import Tensor
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.priors import Prior
 
-MAX_ROWS = 32768
+MAX_ROWS = 8192
 REFINEMENT = torch.linspace(-0.5, 0.5, 11, dtype=torch.float64)
 
 

@@ -13,8 +13,8 @@ from decathlon.tasks.jregnet.methods import Method
 
 # Metrics in units of money, which a log's unit scales; the others are ratios.
 MONEY = {
-    "revenue", "revenue_error", "welfare", "best_welfare", "virtual_welfare", "opt", "ic_excess", "ic_excess_error",
-    "regret", "regret_sum", "regret_max", "ir_violation", "rvcg", "store_opt",
+    "revenue", "revenue_error", "welfare", "best_welfare", "virtual_welfare", "opt", "opt_upper", "ic_excess",
+    "ic_excess_error", "regret", "regret_sum", "regret_max", "ir_violation", "rvcg", "store_opt",
 }  # fmt: skip
 
 
