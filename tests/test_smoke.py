@@ -14,7 +14,7 @@ CASES = [
     for task in catalog.tasks()
     for dataset in catalog.datasets(task)
     if catalog.read(f"datasets/{task}/{dataset}").get("embedded")
-    for method in catalog.methods(task)
+    for method in catalog.read(f"datasets/{task}/{dataset}").get("methods") or catalog.methods(task)
     if task != "toy"
 ]
 

@@ -76,6 +76,8 @@ def die_with_parent() -> None:
 def worker(folder: Path) -> int:
     """One process of a job, started by torchrun."""
     die_with_parent()
+    import torch
+
     from decathlon.execute import execute
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -85,6 +87,10 @@ def worker(folder: Path) -> int:
         outcome = execute(config, folder)
         if os.environ["RANK"] == "0":
             files.write_text(folder / "outcome.json", json.dumps(outcome))
+        if torch.distributed.is_initialized():
+            # None may leave before the outcome is written: torchrun ends the others when one has gone wrong.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         said = {"user": isinstance(error, UserError), "message": message, "traceback": traceback.format_exc()}
@@ -95,4 +101,8 @@ def worker(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(worker(Path(sys.argv[1])))
+    status = worker(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's shutdown: threads of the communication library may still run and would abort it.
+    os._exit(status)
