@@ -79,8 +79,9 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     for spec in config["logger"].values():
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
     checkpoint = config["checkpoint"]
-    callbacks: list[Callback] = [_instantiate(spec, "callback") for spec in config["callbacks"].values() if spec]
-    callbacks.append(RandomState())
+    # First: what it puts back is there before any other callback draws a number.
+    callbacks: list[Callback] = [RandomState()]
+    callbacks += [_instantiate(spec, "callback") for spec in config["callbacks"].values() if spec]
     callbacks += checkpoint_callbacks(
         folder / "checkpoints", checkpoint["monitor"], checkpoint["mode"], checkpoint["every_n_steps"],
         epochs=checkpoint["every_n_steps"] is None or loop["max_epochs"] is not None,
