@@ -70,6 +70,9 @@ class ExtraConfigs(SearchPathPlugin):
 def register_groups() -> None:
     """Give Hydra the groups `dataset` and `method`: each option defers to the file of the chosen task."""
     Plugins.instance().register(ExtraConfigs)
+    # Hydra copies its config sources, and with them this store, for every group that it lists: a second of `--help`.
+    # Sharing is safe, since the store itself copies each node that it hands out.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, folder in PER_TASK.items():
         options = {name for task in tasks() for name in names(f"{folder}/{task}")}
