@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from decathlon.molecules.batches import FingerprintBatch
 from decathlon.molecules.encoders.base import Encoder
+from decathlon.molecules.encoders.dropout import Dropout
 from decathlon.molecules.encoders.norm import BatchNorm
 
 
@@ -24,7 +25,7 @@ class FingerprintMlp(Encoder):
             raise ValueError(f"fp_mlp needs widths >= 1 and 0 <= dropout < 1; got {list(widths)}, {dropout}")
         layers: list[nn.Module] = []
         for before, after in zip([bits, *widths], widths):
-            layers += [nn.Linear(before, after), BatchNorm(after), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(before, after), BatchNorm(after), nn.ReLU(), Dropout(dropout)]
         self.mlp = nn.Sequential(*layers)
         self.out_dim = widths[-1]
 

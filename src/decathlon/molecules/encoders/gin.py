@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from decathlon.molecules.alphabet import ATOM_ROWS, BOND_DIRECTIONS, BOND_TYPES, CHIRAL_TAGS
 from decathlon.molecules.batches import GraphBatch
 from decathlon.molecules.encoders.base import Encoder
+from decathlon.molecules.encoders.dropout import Dropout
 from decathlon.molecules.encoders.norm import BatchNorm
 from decathlon.molecules.encoders.sums import mean_segments, sum_neighbours
 
@@ -56,7 +57,7 @@ class Gin(Encoder):
         nn.init.xavier_uniform_(self.element.weight)
         nn.init.xavier_uniform_(self.chirality.weight)
         self.layers = nn.ModuleList(GinLayer(width) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """Continuous inputs: the sum of the element's and the chirality tag's embedding, (N, D)."""
