@@ -175,15 +175,23 @@ def _varies(experiment: Experiment, key: str) -> bool:
 
 
 def _best_setting(settings: Mapping[Any, Mapping[Any, Mapping[str, float]]], tune: Mapping[str, Any]) -> Any:
-    """The setting with the best mean of the tuning metric over its seeds; settings with fewer seeds come last."""
-    sign = 1.0 if tune.get("better", "lower") == "lower" else -1.0
+    """The setting with the best mean of the tuning metric over its seeds; settings with fewer seeds come last.
+
+    ``metric`` is one name, with ``better`` beside it, or ``{name: lower or higher, ...}``: the first that was measured.
+    """
+    metrics = tune["metric"]
+    if not isinstance(metrics, Mapping):
+        metrics = {metrics: tune.get("better", "lower")}
+    measured = {name for runs in settings.values() for record in runs.values() for name in record}
+    metric = next((name for name in metrics if name in measured), next(iter(metrics)))
+    sign = 1.0 if metrics[metric] == "lower" else -1.0
     only = tune.get("seeds")
 
     def rank(setting: Any) -> tuple[int, float]:
-        runs = {seed: metrics for seed, metrics in settings[setting].items() if only is None or seed in only}
-        measured = [metrics[tune["metric"]] for metrics in runs.values() if tune["metric"] in metrics]
-        diverged = len(runs) - len(measured)
-        mean = sum(measured) / len(measured) if measured else float("inf") * sign
-        return diverged - len(measured), sign * mean
+        runs = {seed: record for seed, record in settings[setting].items() if only is None or seed in only}
+        values = [record[metric] for record in runs.values() if metric in record]
+        diverged = len(runs) - len(values)
+        mean = sum(values) / len(values) if values else float("inf") * sign
+        return diverged - len(values), sign * mean
 
     return min(settings, key=rank)

@@ -56,7 +56,12 @@ def make_table(name: str, overrides: Sequence[str] = ()) -> Table:
     split = len(layout.rows)
     rows = list(dict.fromkeys(cell[:split] for cell in cells))
     column_keys = list(dict.fromkeys(cell[split:] for cell in cells))
-    columns = [(column, metric) for column in column_keys for metric in layout.metrics]
+    columns = [
+        (column, metric)
+        for column in column_keys
+        for metric in layout.metrics
+        if _applies(results, column, metric, split)
+    ]
     entries = {
         (cell[:split], cell[split:], metric): _entry(experiment, results, cell, split, metric)
         for cell in dict.fromkeys(cells)
@@ -67,6 +72,12 @@ def make_table(name: str, overrides: Sequence[str] = ()) -> Table:
     unique = {planned.job.identity: planned.job for planned in experiment.jobs}
     finished = sum(job.record_path.exists() for job in unique.values())
     return Table(name, layout, rows, columns, entries, judge(experiment, results), len(unique), finished)
+
+
+def _applies(results: Results, column: tuple[str, ...], metric: str, split: int) -> bool:
+    """Whether the jobs of a column measure a metric; as long as none is finished, they may."""
+    runs = [run for cell, seeds in results.values.items() if cell[split:] == column for run in seeds.values()]
+    return not runs or any(metric in run for run in runs)
 
 
 def _entry(experiment: Experiment, results: Results, cell: Cell, split: int, metric: str) -> Entry:

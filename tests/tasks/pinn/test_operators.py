@@ -163,6 +163,14 @@ def test_extreme_scales_do_not_under_or_overflow(operator: type, scale: float) -
     assert float(cosines(found, expected[None])[0]) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("scale", [1e-39, 1e-44])
+def test_a_vanishing_gradient_beside_an_ordinary_one(operator: type, scale: float) -> None:
+    rows = gradients(2, 1000, dtype=torch.float32)
+    rows[0] *= scale
+    assert bool(operator()(rows).isfinite().all())
+
+
 # C5
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from decathlon.tasks.pinn.flat import Flat, Losses, average, evaluate, listed
-from decathlon.tasks.pinn.operators.base import GramOperator, Operator, gramian
+from decathlon.tasks.pinn.operators.base import GramOperator, Operator, combine, gramian
 from decathlon.tasks.pinn.operators.conflict_free import ConFIG
 
 _TENSORS = ("momenta", "first", "second", "gram", "values")
@@ -189,7 +189,7 @@ class MConFIG(Optimizer):
         if momenta.dtype == torch.float32 and not self.operator.well_conditioned(corrected):
             corrected = gramian(momenta, exact=True) * scale * scale[:, None]
         combination = self.operator.weigh(corrected, values) * scale
-        torch.mv(momenta.T, combination.to(momenta.device, momenta.dtype), out=out)
+        out.copy_(combine(combination, momenta))
 
     @property
     def direction(self) -> Tensor:

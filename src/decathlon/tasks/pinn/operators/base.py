@@ -9,6 +9,9 @@ from torch import Tensor
 _RANGE = (1e-24, 1e24)
 """Squared norms within which float32 products of gradients neither overflow nor lose small entries."""
 
+_LARGEST = 1e30
+"""Coefficients above it are not applied in the gradients' own precision."""
+
 
 class Stateful:
     """State as tensors and numbers, by attribute name, so that checkpoints load with ``weights_only``."""
@@ -109,7 +112,7 @@ class GramOperator(Operator):
         if gradients.dtype == torch.float32 and not self.well_conditioned(gram):
             gram = gramian(gradients, exact=True)
         combination = self.weigh(gram, losses)
-        return combination.to(gradients.device, gradients.dtype) @ gradients
+        return combine(combination, gradients)
 
     @property
     def cosines(self) -> Tensor:
@@ -126,6 +129,16 @@ def check_shape(gradients: Tensor) -> None:
     """Raise ValueError unless ``gradients`` is a matrix with one row for each loss."""
     if gradients.ndim != 2 or 0 in gradients.shape:
         raise ValueError(f"gradients must be a (losses, parameters) matrix, got shape {tuple(gradients.shape)}")
+
+
+def combine(combination: Tensor, gradients: Tensor) -> Tensor:
+    """``sum_i c_i g_i``, (N,): float64 coefficients (m,) and gradients (m, N) in their own precision.
+
+    A gradient with a norm of 1e-38 or less can have a coefficient beyond float32; then the sum is made in float64.
+    """
+    precise = float(combination.abs().max()) > _LARGEST
+    rows = gradients.double() if precise else gradients
+    return (combination.to(rows.device, rows.dtype) @ rows).to(gradients.dtype)
 
 
 def gramian(gradients: Tensor, rows: slice | None = None, exact: bool = False) -> Tensor:

@@ -1,0 +1,58 @@
+"""Tables: tuned cells, columns that a metric does not apply to."""
+
+from decathlon import experiment as experiments
+from decathlon import table as tables
+from decathlon.experiment import Experiment, Layout, PlannedJob
+
+LAYOUT = {"title": "t", "rows": ["method"], "columns": ["dataset"], "metrics": {"mse": {"better": "lower"}, "f1": {}}}
+
+
+class Done:
+    """A finished job with the given metrics."""
+
+    def __init__(self, **metrics: float) -> None:
+        self.metrics = metrics
+        self.identity = str(id(self))
+        self.record_path = self
+
+    def exists(self) -> bool:
+        return True
+
+    def record(self) -> dict:
+        return {"metrics": self.metrics}
+
+
+def planned(dataset: str, lr: float, seed: int, **metrics: float) -> PlannedJob:
+    return PlannedJob(Done(**metrics), {"method": "a", "dataset": dataset, "lr": lr, "seed": seed})  # type: ignore[arg-type]
+
+
+def small(tune: dict) -> Experiment:
+    jobs = [
+        planned("flow", 1, 0, mse=3.0), planned("flow", 1, 1, mse=5.0),
+        planned("flow", 2, 0, mse=1.0), planned("flow", 2, 1, mse=2.0),
+        planned("labels", 1, 0, f1=0.5, val=0.9), planned("labels", 2, 0, f1=0.7, val=0.8),
+    ]  # fmt: skip
+    return Experiment("x", Layout(**LAYOUT, tune=tune), ["method", "dataset", "lr", "seed"], jobs)
+
+
+def test_each_cell_is_shown_at_its_best_setting() -> None:
+    results = experiments.gather(small({"key": "lr", "metric": {"val": "higher", "mse": "lower"}}))
+    assert results.tuned == {("a", "flow"): 2, ("a", "labels"): 1}
+    assert results.values["a", "flow"] == {0: {"mse": 1.0}, 1: {"mse": 2.0}}
+    assert results.values["a", "labels"][0]["f1"] == 0.5  # tuned on val, not on f1
+    assert experiments.gather(small({"key": "lr", "metric": "f1", "better": "higher"})).tuned["a", "labels"] == 2
+
+
+def test_settings_with_missing_or_diverged_seeds_come_last() -> None:
+    experiment = small({"key": "lr", "metric": "mse"})
+    experiment.jobs.append(planned("flow", 3, 0, mse=0.1))
+    experiment.jobs.append(planned("flow", 3, 1))  # diverged: no number
+    assert experiments.gather(experiment).tuned["a", "flow"] == 2
+
+
+def test_columns_only_where_the_metric_is_measured(monkeypatch) -> None:
+    experiment = small({"key": "lr", "metric": {"val": "higher", "mse": "lower"}})
+    monkeypatch.setattr(experiments, "load", lambda name, overrides: experiment)
+    assert tables.make_table("x").columns == [(("flow",), "mse"), (("labels",), "f1")]
+    experiment.jobs[:] = experiment.jobs[:4]
+    assert tables.make_table("x").columns == [(("flow",), "mse")]
