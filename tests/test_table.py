@@ -1,7 +1,10 @@
 """Tables: tuned cells, columns that a metric does not apply to."""
 
+import pytest
+
 from decathlon import experiment as experiments
 from decathlon import table as tables
+from decathlon.errors import ConfigError
 from decathlon.experiment import Experiment, Layout, PlannedJob
 
 LAYOUT = {"title": "t", "rows": ["method"], "columns": ["dataset"], "metrics": {"mse": {"better": "lower"}, "f1": {}}}
@@ -54,5 +57,8 @@ def test_columns_only_where_the_metric_is_measured(monkeypatch) -> None:
     experiment = small({"key": "lr", "metric": {"val": "higher", "mse": "lower"}})
     monkeypatch.setattr(experiments, "load", lambda name, overrides: experiment)
     assert tables.make_table("x").columns == [(("flow",), "mse"), (("labels",), "f1")]
+    assert tables.make_table("x", metrics=["f1"]).columns == [(("labels",), "f1")]
+    with pytest.raises(ConfigError, match="acc is no metric of x; choose mse, f1"):
+        tables.make_table("x", metrics=["acc"])
     experiment.jobs[:] = experiment.jobs[:4]
     assert tables.make_table("x").columns == [(("flow",), "mse")]

@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("experiment", help="for example molpeg/small")
     table.add_argument("overrides", nargs="*", help="as given to run -m, for example seed=0,1 or results_dir=...")
     table.add_argument("--format", choices=["terminal", "md", "latex", "csv", "json"], default="terminal")
+    table.add_argument("--metrics", default="", help="show these only, for example test/f1,test/worst_f1")
+    table.add_argument("--no-claims", action="store_true", help="only the numbers")
     table.set_defaults(command=print_table)
     data = commands.add_parser("data", help="fetch and check a dataset ahead of time")
     data.add_argument("dataset")
@@ -87,7 +89,9 @@ def print_table(options: argparse.Namespace) -> None:
     from decathlon.console import console
     from decathlon.table import make_table
 
-    table = make_table(options.experiment, options.overrides)
+    table = make_table(options.experiment, options.overrides, [name for name in options.metrics.split(",") if name])
+    if options.no_claims:
+        table.verdicts, table.layout.note = [], ""
     if options.format == "terminal":
         render.to_terminal(table, console)
     else:

@@ -55,7 +55,7 @@ def headings(table: Table) -> list[str]:
             f"{key}={value}" if key not in ("dataset", "method") else value
             for key, value in zip(table.layout.columns, column)
         ]
-        names.append(" ".join(keys + ([label] if len(table.layout.metrics) > 1 or not keys else [])))
+        names.append(" ".join(keys + ([label] if len(table.metrics) > 1 or not keys else [])))
     return [*table.layout.rows, *names]
 
 
@@ -70,8 +70,8 @@ def body(table: Table, show: Callable[[Entry | None, dict[str, Any]], str]) -> l
 
 def caption(table: Table) -> str:
     """Title, metric and how much of it is there."""
-    main = next(iter(table.layout.metrics.values()))
-    what = f" [{main.get('label')}]" if len(table.layout.metrics) == 1 and main.get("label") else ""
+    main = table.layout.metrics[table.metrics[0]]
+    what = f" [{main.get('label')}]" if len(table.metrics) == 1 and main.get("label") else ""
     return f"{table.layout.title}{what}: mean ± std over seeds; {table.finished} of {table.jobs} jobs finished"
 
 

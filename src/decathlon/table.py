@@ -7,6 +7,7 @@ from typing import Any
 
 from decathlon import experiment as experiments
 from decathlon.claims import Verdict, judge
+from decathlon.errors import ConfigError
 from decathlon.experiment import Cell, Experiment, Layout, Results, canonical
 
 
@@ -39,6 +40,7 @@ class Table:
 
     name: str
     layout: Layout
+    metrics: list[str]
     rows: list[tuple[str, ...]]
     columns: list[tuple[tuple[str, ...], str]]
     entries: dict[tuple[tuple[str, ...], tuple[str, ...], str], Entry]
@@ -47,31 +49,40 @@ class Table:
     finished: int
 
 
-def make_table(name: str, overrides: Sequence[str] = ()) -> Table:
-    """Read the finished jobs of an experiment and lay them out."""
+def make_table(name: str, overrides: Sequence[str] = (), metrics: Sequence[str] = ()) -> Table:
+    """Read the finished jobs of an experiment and lay them out.
+
+    Args:
+        overrides: as given to ``run -m experiment=<name>``.
+        metrics: show these only; all by default. The claims do not depend on it.
+
+    Raises:
+        ConfigError: a metric is not one of the table's.
+    """
     experiment = experiments.load(name, overrides)
-    results = experiments.gather(experiment)
     layout = experiment.layout
+    for metric in metrics:
+        if metric not in layout.metrics:
+            raise ConfigError(f"{metric} is no metric of {name}; choose {', '.join(layout.metrics)}")
+    shown = list(metrics) or list(layout.metrics)
+    results = experiments.gather(experiment)
     cells = [tuple(canonical(planned.values[key]) for key in layout.keys) for planned in experiment.jobs]
     split = len(layout.rows)
     rows = list(dict.fromkeys(cell[:split] for cell in cells))
     column_keys = list(dict.fromkeys(cell[split:] for cell in cells))
     columns = [
-        (column, metric)
-        for column in column_keys
-        for metric in layout.metrics
-        if _applies(results, column, metric, split)
+        (column, metric) for column in column_keys for metric in shown if _applies(results, column, metric, split)
     ]
     entries = {
         (cell[:split], cell[split:], metric): _entry(experiment, results, cell, split, metric)
         for cell in dict.fromkeys(cells)
-        for metric in layout.metrics
+        for metric in shown
     }
     for column, metric in columns:
         _mark_best([entries[row, column, metric] for row in rows if (row, column, metric) in entries], layout)
     unique = {planned.job.identity: planned.job for planned in experiment.jobs}
     finished = sum(job.record_path.exists() for job in unique.values())
-    return Table(name, layout, rows, columns, entries, judge(experiment, results), len(unique), finished)
+    return Table(name, layout, shown, rows, columns, entries, judge(experiment, results), len(unique), finished)
 
 
 def _applies(results: Results, column: tuple[str, ...], metric: str, split: int) -> bool:
