@@ -15,7 +15,7 @@ def identity(*overrides: str) -> str:
 @pytest.mark.parametrize(
     "override",
     ["data_dir=elsewhere", "results_dir=elsewhere", "force=true", "trainer=ddp_cpu", "logger=wandb", "lr=0.010",
-     "seed=0", "method=linear"],
+     "seed=0", "method=linear", "+dataset.methods=[linear,fixed]"],
 )  # fmt: skip
 def test_places_and_machines_are_not_identity(override: str) -> None:
     assert identity(override) == identity()

@@ -118,6 +118,7 @@ def identify(settled: DictConfig) -> str:
         for group in ("task", "dataset", "method"):
             probe[group].pop("title", None)
             probe[group].pop("threads", None)
+        probe.dataset.pop("methods", None)  # which methods fit a dataset says nothing of what one of them gives
         # Interpolations may point into the parts that are left out, so those go after resolving.
         content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)

@@ -9,6 +9,7 @@ from decathlon.tasks.kele.editors.base import Editor
 from decathlon.tasks.kele.editors.emmet import Emmet
 from decathlon.tasks.kele.editors.finetune import FineTune, FineTuneL
 from decathlon.tasks.kele.editors.kele import Kele
+from decathlon.tasks.kele.editors.mello import Mello
 from decathlon.tasks.kele.editors.memit import Memit
 from decathlon.tasks.kele.editors.none import NoEdit
 from decathlon.tasks.kele.editors.pmet import Pmet
@@ -24,6 +25,7 @@ __all__ = [
     "FineTune",
     "FineTuneL",
     "Kele",
+    "Mello",
     "Memit",
     "Moments",
     "NoEdit",

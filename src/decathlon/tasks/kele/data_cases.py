@@ -51,6 +51,7 @@ class Case:
     paraphrases: other wordings of the edited facts. neighbours: other subjects, for which ``old`` should stay.
     same_subject: other facts about the edited subject, which should stay. questions: what follows from the edits.
     hops: facts in the chain of each question, 0 without questions. chain: the facts of the chain before the edit.
+    edit_questions: each edit as a question, in their order, or none at all.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Case:
     questions: tuple[Question, ...] = ()
     hops: int = 0
     chain: tuple[Hop, ...] = ()
+    edit_questions: tuple[Question, ...] = ()
 
 
 def edit_probe(edit: Edit) -> Probe:

@@ -1,6 +1,6 @@
 """Asks one model everything that a case is judged by, in a few batched calls, and writes down what it said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from decathlon.language import Bos, Scores, continuation_ids, generate, next_logits, score
 from decathlon.tasks.kele.data_cases import Case, Probe, edit_probe
 from decathlon.tasks.kele.edit import Edit
-from decathlon.tasks.kele.metrics import begins_with, case_metrics, matches, ngram_entropy, partial_ratio
+from decathlon.tasks.kele.evaluation_answers import evaluate_answers
+from decathlon.tasks.kele.metrics import case_metrics, judged, ngram_entropy, partial_ratio
 
 Prompting = Literal["none", "few_shot", "cot"]
 MODES = ("generate", "prob", "fuzzy")
@@ -31,6 +32,8 @@ class Protocol:
         demonstrations: the text of the demonstrations.
         max_new_tokens: of a generated answer (a chain of thought gets five times as many).
         fluency_tokens: so many tokens are generated about the subject for the n-gram entropy; 0: none.
+        answerer: the ``answers`` of a method that has its own way of answering and changes no weight: questions are
+            put to it, with its own prompts, and nothing is asked of the weights.
     """
 
     mode: str = "generate"
@@ -39,6 +42,7 @@ class Protocol:
     max_new_tokens: int = 20
     fluency_tokens: int = 0
     bos: Bos = "auto"
+    answerer: Callable[[Sequence[str]], Sequence[tuple[str, str]]] | None = None
     modes: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ def evaluate(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> dict
 
     Log-probabilities are means per token, in nats. See ``metrics.case_metrics`` for the numbers.
     """
+    if protocol.answerer is not None:
+        return evaluate_answers(case, protocol.answerer)
     pairs = _Pairs()
     groups = {
         "edits": [edit_probe(edit) for edit in case.edits],
@@ -158,10 +164,7 @@ def _questions(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> li
     if "generate" in protocol.modes:
         said = protocol.answers(model, tokenizer, [question.text for question in case.questions])
         for entry, question, text in zip(entries, case.questions, said):
-            entry["said"] = text
-            entry["said_new"] = matches(text, question.new)
-            entry["said_old"] = matches(text, question.old)
-            entry["prefix_new"] = begins_with(text, question.new)
+            entry |= judged(text, question.new, question.old)
     if "fuzzy" in protocol.modes:
         prompts = [PROB_PROMPT.format(question.text) for question in case.questions]
         for entry, question, text in zip(

@@ -31,6 +31,25 @@ def begins_with(generated: str, answers: Iterable[str]) -> bool:
     return False
 
 
+def judged(said: str, new: Iterable[str], old: Iterable[str]) -> dict[str, Any]:
+    """A generated answer with the comparisons that count: ``new`` and ``old`` are the accepted answers."""
+    new = list(new)
+    return {
+        "said": said,
+        "said_new": matches(said, new),
+        "said_old": matches(said, old),
+        "prefix_new": begins_with(said, new),
+    }
+
+
+def recalled(edit: Mapping[str, Any]) -> bool | None:
+    """Whether an evaluated edit is recalled: token by token after its prompt, or in answer to its question.
+
+    None if neither was asked.
+    """
+    return edit.get("greedy_new", edit.get("said_new"))
+
+
 def partial_ratio(needle: str, text: str) -> float:
     """How well the shorter of two strings fits somewhere in the longer one, from 0 to 100."""
     short, long = sorted((normalise(needle), normalise(text)), key=len)
@@ -83,6 +102,8 @@ def case_metrics(row: Row) -> dict[str, float]:
     still hold. ``mh`` and ``mh_any``: share of the questions answered with the new answer, and whether any is;
     ``mh_prefix``: begins with it; ``rev``, ``rev_any``: the same for the old answer; ``mhp``, ``mhp_any``: P(new) >
     P(old) for questions. ``rs_*``: residual old knowledge, ``rank_old``: rank of the old answer (1 = top).
+
+    What was not asked is absent: a method that changes no weight has no probabilities and no residue of its own.
     """
     out: dict[str, float] = {}
     for group, success, magnitude, accuracy, sign in (
@@ -90,7 +111,7 @@ def case_metrics(row: Row) -> dict[str, float]:
         ("paraphrases", "ps", "pm", "ps_acc", 1),
         ("neighbours", "ns", "nm", "ns_acc", -1),
     ):
-        probes = row.get(group) or []
+        probes = [probe for probe in row.get(group) or [] if "logp_new" in probe]
         if probes:
             gains = [sign * (math.exp(probe["logp_new"]) - math.exp(probe["logp_old"])) for probe in probes]
             # Log-probabilities decide: two tiny probabilities may be equal as floats.
@@ -98,9 +119,12 @@ def case_metrics(row: Row) -> dict[str, float]:
             out |= {success: fmean(wins), magnitude: fmean(gains)}
             out[accuracy] = fmean(probe["greedy_new" if sign > 0 else "greedy_old"] for probe in probes)
     edits = row["edits"]
-    out["instance_wise"] = float(all(edit["greedy_new"] for edit in edits))
+    found = [recalled(edit) for edit in edits]
+    if None not in found:
+        out["instance_wise"] = float(all(found))
     for name in ("rs_logit", "rs_centred", "rs_prob", "rank_old"):
-        out[name] = fmean(edit[name] for edit in edits)
+        if all(name in edit for edit in edits):
+            out[name] = fmean(edit[name] for edit in edits)
     if row.get("same_subject"):
         out["ss"] = fmean(fact["greedy"] for fact in row["same_subject"])
     questions = row.get("questions") or []
@@ -143,8 +167,13 @@ def aggregate(rows: Sequence[Row]) -> dict[str, float]:
                 group = [row["metrics"][name] for row in rows if size(row) == value and name in row["metrics"]]
                 if group:
                     out[f"{name}_{label}{value}"] = fmean(group)
-    out["edit_wise"] = fmean(float(edit["greedy_new"]) for row in rows for edit in row["edits"])
-    out["rank_old_median"] = float(median(edit["rank_old"] for row in rows for edit in row["edits"]))
+    edits = [edit for row in rows for edit in row["edits"]]
+    found = [float(hit) for hit in map(recalled, edits) if hit is not None]
+    if found:
+        out["edit_wise"] = fmean(found)
+    ranks = [edit["rank_old"] for edit in edits if "rank_old" in edit]
+    if ranks:
+        out["rank_old_median"] = float(median(ranks))
     if {"es", "ps", "ns"} <= out.keys():
         out["score"] = harmonic_mean([out["es"], out["ps"], out["ns"]])
     for name in ("seconds", "bytes"):

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from decathlon.tasks.kele.data_language import ModelSpec
 from decathlon.tasks.kele.evaluation import Protocol, evaluate
 from decathlon.tasks.kele.evaluation_rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele.metrics import aggregate, quartiles
-from decathlon.tasks.kele.module_editor import check_method, make_editor
+from decathlon.tasks.kele.module_editor import answers_itself, check_method, make_editor
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,14 @@ class EditEvaluation(L.LightningModule):
             "fluency_tokens": fluency_tokens,
             "bos": bos,
         }
-        Protocol(**self.protocol_options)
+        protocol = Protocol(**self.protocol_options)
+        if answers_itself(method) and self.spec.is_world:
+            raise ConfigError(
+                f"method={method['name']} asks by prompts, which model=world does not follow; "
+                "choose a dataset with a pretrained model, such as mquake_cf_3k"
+            )
+        if answers_itself(method) and "generate" not in protocol.modes:
+            raise ConfigError(f"method={method['name']} generates its answers: multihop_mode must contain generate")
         self.figures = figures
         self.language_model: Any = None
         self.tokenizer: Any = None
@@ -106,6 +114,15 @@ class EditEvaluation(L.LightningModule):
                 )  # fmt: skip
         except ValueError as error:  # what only the model can tell: a layer it does not have, its family
             raise ConfigError(f"method={self.method['name']} on model={self.spec.name}: {error}") from error
+        if answers_itself(self.method):
+            self._open_memory(self.trainer.datamodule.cases)  # type: ignore[attr-defined]
+
+    def _open_memory(self, cases: Sequence[Case]) -> None:
+        """Have questions put to the editor, and tell it the edits of the whole dataset, not only of this process."""
+        if not any(case.questions or case.edit_questions for case in cases):
+            raise ConfigError(f"method={self.method['name']} answers questions, and this dataset has none")
+        self.editor.remember([edit for case in cases for edit in case.edits])
+        self.protocol = replace(self.protocol, answerer=self.editor.answers)
 
     @property
     def folder(self) -> Path:

@@ -31,6 +31,11 @@ def check_method(method: Mapping[str, Any]) -> None:
         raise ConfigError(f"method={method['name']}: {error}") from error
 
 
+def answers_itself(method: Mapping[str, Any]) -> bool:
+    """Whether the method's editor changes no weight and answers questions itself (see ``editors.base.Editor``)."""
+    return hasattr(locate(method["class"]), "answers")
+
+
 def make_editor(
     method: Mapping[str, Any],
     model: Any,

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,22 @@ def _case(record: Mapping[str, Any], index: int, path: Path) -> Case | str:
         if new_hops[-1]["answer"] != record["new_answer"] or hops[-1]["answer"] != record["answer"]:
             raise DataError(f"{path}: record {index}: the last hop does not end in the answer")
         questions = tuple(Question(text, answers, before) for text in record["questions"])
-        return Case(str(record["case_id"]), edits, questions=questions, hops=len(hops), chain=chain)
+        asked = _edit_questions(record["requested_rewrite"], [*hops, *new_hops])
+        return Case(
+            str(record["case_id"]), edits, questions=questions, hops=len(hops), chain=chain, edit_questions=asked
+        )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"{path}: record {index} is malformed ({type(error).__name__}: {error})") from error
+
+
+def _edit_questions(rewrites: Sequence[Mapping[str, Any]], hops: Sequence[Mapping[str, Any]]) -> tuple[Question, ...]:
+    """The edits as questions, with the aliases of the hops that ask the same; none if a rewrite has no question."""
+    if not all(rewrite.get("question") for rewrite in rewrites):
+        return ()
+    aliases = {(hop["question"], hop["answer"]): tuple(hop["answer_alias"]) for hop in hops}
+
+    def accepted(rewrite: Mapping[str, Any], which: str) -> tuple[str, ...]:
+        answer = rewrite[which]["str"]
+        return (answer, *aliases.get((rewrite["question"], answer), ()))
+
+    return tuple(Question(r["question"], accepted(r, "target_new"), accepted(r, "target_true")) for r in rewrites)

@@ -23,13 +23,17 @@ _SHRINK = 0.75  # rows are dropped when this share of them is left: dropping cop
 class Objective:
     """Loss and optimiser of a recall vector h.
 
-    loss(h) = injection + alpha * erasure + beta * KL + omega * ||h|| / ||v||^2
+    loss(h) = gamma * injection + alpha * erasure + beta * KL + omega * ||h|| / ||v||^2
 
     Args:
         lr, steps: Adam's learning rate, and how often the loss is evaluated; the last evaluation is not followed by a
             step, so there are at most ``steps - 1`` of them.
-        stop: an edit has converged when its loss, all terms included, is below this.
+        stop: an edit has converged when its loss, all terms included and weighted, is below this. The usual thresholds
+            are meant for an injection in nats. Without it (gamma = 0) they are a height of the old logit above the
+            k-th one, ``stop / alpha``: choose one close to 0 then, so that only a finished erasure ends the search.
         clamp: after a step ||h|| is at most ``clamp`` times ||v||.
+        gamma: weight of the injection loss; 0: the new object is nowhere asked for. Where the erasure is read still
+            depends on it if old and new object begin alike.
         alpha: weight of the erasure loss; 0: none.
         depth: k of the erasure loss: the old object is pushed below the k-th largest logit.
         beta: weight of the KL divergence at the subject's last token in "{subject} is a".
@@ -42,6 +46,7 @@ class Objective:
     steps: int = 20
     stop: float = 0.05
     clamp: float = 4.0
+    gamma: float = 1.0
     alpha: float = 0.0
     depth: int = 20
     beta: float = 0.0625
@@ -55,7 +60,7 @@ class Objective:
         for name in ("steps", "depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("alpha", "beta", "omega", "stop"):
+        for name in ("gamma", "alpha", "beta", "omega", "stop"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.kl not in ("forward", "reverse"):
@@ -64,7 +69,7 @@ class Objective:
 
 @dataclass
 class Losses:
-    """The terms of the loss of each edit, (edits,) each."""
+    """The loss of each edit and its terms, not weighted, (edits,) each."""
 
     total: Tensor
     injection: Tensor
@@ -230,7 +235,8 @@ class Problem:
             p, q = (self.before, after) if goal.kl == "forward" else (after, self.before)
             divergence = (p.exp() * (p - q)).sum(dim=-1)
         penalty = torch.linalg.vector_norm(vectors, dim=-1) / self.norms**2
-        total = injection + goal.alpha * erased + goal.beta * divergence + goal.omega * penalty.sum(dim=-1)
+        wanted = goal.gamma * injection  # exact for gamma = 1
+        total = wanted + goal.alpha * erased + goal.beta * divergence + goal.omega * penalty.sum(dim=-1)
         return Losses(total, injection, erased, divergence)
 
     def keep(self, edits: Tensor, edits_prompted: Sequence[Prompted]) -> None:

@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class Editor(Protocol):
-    """Changes facts in a language model, for as long as a context is open."""
+    """Changes facts in a language model, for as long as a context is open.
+
+    An editor that leaves the weights alone and answers questions itself has two more methods: ``answers(questions)``
+    gives, for each question, the answer and how it came about, with the update in place whose context is open;
+    ``remember(edits)`` is told the edits of all requests beforehand.
+    """
 
     model: Any
     tokenizer: Any

@@ -21,7 +21,10 @@ class KeleOptions(RomeOptions):
 
 
 class Kele(Rome):
-    """Erases the old object and injects the new one, in one rank-one update. With depth=1 or alpha=0 it is ROME."""
+    """Erases the old object and injects the new one, in one rank-one update.
+
+    With depth=1 or alpha=0 it is ROME; with gamma=0 it erases only (the ablation without injection).
+    """
 
     options_class: ClassVar[type[Options]] = KeleOptions
     chain: ClassVar[tuple[str, ...]] = ("rome", "kele")

@@ -27,7 +27,7 @@ class LocateOptions(Options):
     """Options of the editors that find recall vectors. See ``recall.Objective`` for the first group.
 
     Args:
-        lr, steps, stop, clamp, alpha, depth, beta, kl, omega: the objective and its optimiser.
+        lr, steps, stop, clamp, gamma, alpha, depth, beta, kl, omega: the objective and its optimiser.
         contexts: texts put before the prompt besides the empty one, or pairs (length, count) of texts that the model
             writes itself, once.
         samples, length, ridge: key statistics, see ``statistics.Moments``. identity: C = I instead.
@@ -37,6 +37,7 @@ class LocateOptions(Options):
     steps: int = 20
     stop: float = 0.05
     clamp: float = 4.0
+    gamma: float = 1.0
     alpha: float = 0.0
     depth: int = 20
     beta: float = 0.0625
