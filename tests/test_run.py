@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Runner
 
 
@@ -58,11 +59,17 @@ def test_a_job_killed_in_training_or_test_resumes_to_equal_metrics(run: Runner, 
         (["task=toy", "lr=3"], "lr must be in (0, 1), got 3"),
         (["task=toy", "lr=abc"], "lr=abc is not a number (default 0.01)"),
         (["task=toy", "epochs=two"], "epochs=two is not a whole number"),
+        (["task=toy", "seed=-1"], "seed=-1 is not a whole number from 0 to 4294967295"),
         (["task=toy", "lr=0.1,0.2"], "lr=0.1,0.2 has several values: use run -m for a sweep"),
         (["task=toy", "debug=true"], "debug is set with a plus sign: +debug=true"),
         (["task=toy", "trainer=tpu"], "trainer=tpu is no trainer; choose"),
         (["experiment=toy/big"], "experiment=toy/big is no experiment; choose toy/small"),
         (["task=toy", "hydra/launcher=nonesuch"], "hydra/launcher=nonesuch is no hydra/launcher"),
+        pytest.param(
+            ["task=toy", "trainer=gpu"],
+            "this trainer needs a GPU, and torch sees none here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["task=toy", "results_dir=/dev/null/x"], "results_dir=/dev/null/x cannot be written"),
     ],
 )

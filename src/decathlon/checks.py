@@ -14,6 +14,8 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 def check_values(overrides: Sequence[str], cfg: DictConfig) -> None:
     """Compare the type of each overridden knob with its default's; raise ConfigError, in one line, if they differ."""
+    if isinstance(cfg.seed, int) and not 0 <= cfg.seed < 2**32:
+        raise ConfigError(f"seed={cfg.seed} is not a whole number from 0 to {2**32 - 1}")
     defaults = _defaults(cfg)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group

@@ -17,21 +17,30 @@ from typing import Any
 import yaml
 
 from decathlon import files
-from decathlon.errors import UserError
+from decathlon.errors import ConfigError, UserError
 
 Config = dict[str, Any]
 
 
 def device_count(trainer: Config) -> int:
-    """How many processes the trainer config asks for on this machine; 1 unless a strategy joins several devices."""
-    devices = trainer.get("devices", 1)
+    """How many processes the trainer config asks for on this machine; 1 unless a strategy joins several devices.
+
+    Raises:
+        ConfigError: it asks for more GPUs than there are.
+    """
+    import torch
+
+    devices, gpus = trainer.get("devices", 1), torch.cuda.device_count()
+    every = devices in ("auto", -1, "-1")
+    wanted = 1 if every else len(devices) if isinstance(devices, list) else int(devices)
+    if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
+        seen = f"{gpus} of them" if gpus else "none"
+        raise ConfigError(
+            f"this trainer needs {'a GPU' if wanted == 1 else f'{wanted} GPUs'}, and torch sees {seen} here"
+        )
     if trainer.get("strategy") is None:
         return 1
-    if devices in ("auto", -1, "-1"):
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    return len(devices) if isinstance(devices, list) else int(devices)
+    return max(1, gpus) if every else wanted
 
 
 class WorkersFailed(RuntimeError):
