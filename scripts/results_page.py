@@ -1,16 +1,19 @@
-"""Write docs/results.md: every measured table with its verdicts, from the records in the results folder.
+"""Bring the measured tables in docs/results.md and in the README up to date with the records in the results folder.
 
     python scripts/results_page.py [override ...]     # overrides as for `decathlon table`, for example results_dir=out
 
-An experiment none of whose jobs is finished is left out.
+docs/results.md has every table with its verdicts; an experiment none of whose jobs is finished is left out. In the
+README, what stands between ``<!-- table <experiment> <metric>,<metric> -->`` and ``<!-- /table -->`` is replaced.
 """
 
+import re
 import sys
 from pathlib import Path
 
 from decathlon.render import to_markdown
 from decathlon.table import make_table
 
+ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {
     "MolPeg": ["molpeg/hiv_small", "molpeg/small"],
     "ConFIG": ["pinn/small", "pinn/small_common", "pinn/small_natural", "pinn/small_length", "pinn/small_updates"],
@@ -20,13 +23,14 @@ EXPERIMENTS = {
 HEAD = """# Results
 
 Each table is what `decathlon table <name> --format md` prints after `run -m experiment=<name>`, on two CPU cores; this
-page is written by `python scripts/results_page.py`. Mean ± standard deviation over seeds. A claim *holds*, *fails* or is
-*undecided* by the 90 % t-interval of the differences paired by seed (docs/adding-a-task.md, 4).
+page is written by `python scripts/results_page.py`. Mean ± standard deviation over seeds. A claim *holds*, *fails* or
+is *undecided* by the 90 % t-interval of the differences paired by seed (docs/adding-a-task.md, 4).
 """
+BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def page(overrides: list[str]) -> str:
-    """The whole page."""
+    """docs/results.md."""
     parts = [HEAD]
     for paper, names in EXPERIMENTS.items():
         parts.append(f"\n## {paper}\n")
@@ -37,7 +41,27 @@ def page(overrides: list[str]) -> str:
     return "".join(parts)
 
 
+def refreshed(readme: str, overrides: list[str]) -> str:
+    """The README with its tables as they are now."""
+
+    def block(found: re.Match[str]) -> str:
+        start, name, metrics, end = found.groups()
+        table = make_table(name, overrides, metrics.split(","))
+        table.verdicts, table.layout.note = [], ""
+        return f"{start}{to_markdown(table)}{end}"
+
+    return BLOCK.sub(block, readme)
+
+
+def main() -> None:
+    """Write both files."""
+    overrides = sys.argv[1:]
+    readme = ROOT / "README.md"
+    texts = {ROOT / "docs" / "results.md": page(overrides), readme: refreshed(readme.read_text("utf-8"), overrides)}
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
+
+
 if __name__ == "__main__":
-    target = Path(__file__).parents[1] / "docs" / "results.md"
-    target.write_text(page(sys.argv[1:]), encoding="utf-8")
-    print(f"wrote {target}")
+    main()
