@@ -93,6 +93,8 @@ def _plan(
     groups = tuple(o.input_line or "" for o in parsed if o.key_or_group in GROUPS)
     if groups not in composed:
         composed[groups] = compose_config([f"experiment={name}", *groups])
+        with open_dict(composed[groups]):
+            composed[groups].pop("table", None)  # the largest part, no part of a job, and copied for each
     cfg = composed[groups].copy()
     with open_dict(cfg):
         for override in parsed:
