@@ -63,7 +63,11 @@ def load(
 
 def _from_pretrained(source: str, dtype: torch.dtype, device: str | torch.device) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    if Path(source).is_dir():  # seconds at most; a download keeps its bar
+        logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -72,5 +76,8 @@ def _from_pretrained(source: str, dtype: torch.dtype, device: str | torch.device
         raise DataError(
             f"the model {source} is neither a folder with a model nor can it be fetched ({reason})"
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     model.requires_grad_(False)
     return model.eval().to(device), tokenizer
