@@ -5,7 +5,7 @@ ARGS ?= task=molpeg
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types check bench clean
+.PHONY: run test lint types check clean
 
 run: $(STAMP)  ## one experiment: make run ARGS="task=molpeg prune=0.8"
 	$(BIN)/run $(ARGS)

@@ -23,8 +23,9 @@ EXPERIMENTS = {
 HEAD = """# Results
 
 Each table is what `decathlon table <name> --format md` prints after `run -m experiment=<name>`, on two CPU cores; this
-page is written by `python scripts/results_page.py`. Mean ± standard deviation over seeds. A claim *holds*, *fails* or
-is *undecided* by the 90 % t-interval of the differences paired by seed (docs/adding-a-task.md, 4).
+page is written by `python scripts/results_page.py`. Mean ± standard deviation over seeds. A claim with > or < *holds*,
+*fails* or is *undecided* by the 90 % t-interval of the differences paired by seed; one with >= or <= holds already when
+the mean difference is on its side (docs/adding-a-task.md, 4).
 """
 BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

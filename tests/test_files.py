@@ -77,3 +77,23 @@ def test_a_download_is_checked_and_a_wrong_one_not_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be fetched .*download it and put it at"):
         files.raw_file(tmp_path / "new", ["y.csv"], url)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    import torch
+
+    from decathlon.checkpoint import AtomicCheckpointIO
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8000 vs 7894")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left on device"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,15 @@
 """``run`` as a user meets it: one job, its record, skipping, resuming, bad input."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Runner
+from conftest import Runner, environment
 
 
 def only_record(folder: Path) -> dict:
@@ -60,6 +63,10 @@ def test_a_job_killed_in_training_or_test_resumes_to_equal_metrics(run: Runner, 
         (["task=toy", "lr=abc"], "lr=abc is not a number (default 0.01)"),
         (["task=toy", "epochs=two"], "epochs=two is not a whole number"),
         (["task=toy", "seed=-1"], "seed=-1 is not a whole number from 0 to 4294967295"),
+        (["task=toy", "epochs=-1"], "loop.max_epochs=-1 without loop.max_steps would train for ever"),
+        (["task=toy", "threads=abc"], "threads=abc is not a whole number from 1 on"),
+        (["task=toy", "trainer.devices=abc"], "trainer.devices=abc is neither a number of devices"),
+        (["task=toy", "+trainer.limit_train_batches=1"], "trainer.limit_train_batches does not say on what machine"),
         (["task=toy", "lr=0.1,0.2"], "lr=0.1,0.2 has several values: use run -m for a sweep"),
         (["task=toy", "debug=true"], "debug is set with a plus sign: +debug=true"),
         (["task=toy", "trainer=tpu"], "trainer=tpu is no trainer; choose"),
@@ -111,9 +118,6 @@ def test_help_comes_without_torch(run: Runner) -> None:
     assert done.returncode == 0 and "experiment/toy" in done.stdout
     assert time.perf_counter() - start < 20  # not a measurement; a torch import under load would show
     code = "import sys, decathlon.run; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-    import subprocess
-    import sys
-
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -124,6 +128,26 @@ def test_two_processes_run_one_job_together_even_in_a_sweep(run: Runner, tmp_pat
     assert [record["metrics"]["test/world"] for record in records] == [2.0, 2.0]
     assert {record["seed"] for record in records} == {0, 1}
     assert all(record["devices"] == 2 for record in records)
+
+
+def test_several_devices_need_no_strategy(run: Runner, tmp_path: Path) -> None:
+    done = run("task=toy", "trainer=cpu", "trainer.devices=2", "epochs=1", "+loop.log_every_n_steps=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = only_record(tmp_path)
+    assert record["metrics"]["test/world"] == 2.0
+    assert record["peak_memory_mib"]["host"] > 0
+
+
+def test_an_interrupted_job_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.decode().strip() == "error: interrupted; the same command goes on from the last checkpoint"
 
 
 def test_a_failure_inside_a_worker_process_is_reported(run: Runner, tmp_path: Path) -> None:

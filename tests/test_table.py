@@ -4,6 +4,7 @@ import pytest
 
 from decathlon import experiment as experiments
 from decathlon import table as tables
+from decathlon.claims import judge
 from decathlon.errors import ConfigError
 from decathlon.experiment import Experiment, Layout, PlannedJob
 
@@ -62,3 +63,18 @@ def test_columns_only_where_the_metric_is_measured(monkeypatch) -> None:
         tables.make_table("x", metrics=["acc"])
     experiment.jobs[:] = experiment.jobs[:4]
     assert tables.make_table("x").columns == [(("flow",), "mse")]
+
+
+def test_a_table_of_jobs_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="widht is no key of the jobs of toy/small"):
+        experiments.load("toy/small", ["widht=3"])
+    plain = experiments.load("toy/small")
+    launched = experiments.load("toy/small", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    assert [p.job.identity for p in launched.jobs] == [p.job.identity for p in plain.jobs] and not launched.narrowed
+
+
+def test_claims_about_cells_that_were_left_out_are_undecided() -> None:
+    whole = experiments.load("toy/small")
+    method = whole.jobs[0].values["method"]
+    narrow = experiments.load("toy/small", [f"method={method}", "seed=0,1"])
+    assert {verdict.verdict for verdict in judge(narrow, experiments.gather(narrow))} == {"undecided"}

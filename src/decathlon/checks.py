@@ -9,6 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from decathlon import catalog
 from decathlon.errors import ConfigError
 
+MACHINE = {
+    "accelerator", "devices", "strategy", "num_nodes", "sync_batchnorm", "enable_progress_bar", "deterministic",
+    "benchmark", "use_distributed_sampler", "profiler", "inference_mode",
+}  # fmt: skip
+"""Arguments of Lightning's Trainer that may stand in ``trainer``: it is no part of a job's identity."""
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -16,6 +21,21 @@ def check_values(overrides: Sequence[str], cfg: DictConfig) -> None:
     """Compare the type of each overridden knob with its default's; raise ConfigError, in one line, if they differ."""
     if isinstance(cfg.seed, int) and not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed} is not a whole number from 0 to {2**32 - 1}")
+    stray = sorted(set(cfg.trainer) - MACHINE)
+    if stray:
+        raise ConfigError(
+            f"trainer.{stray[0]} does not say on what machine a job runs; "
+            f"what can change a result is set as +loop.{stray[0]}"
+        )
+    threads = cfg.threads
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads={threads} is not a whole number from 1 on")
+    for key in ("max_epochs", "max_steps"):
+        limit = cfg.loop.get(key)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ConfigError(f"loop.{key}={limit} is not a whole number")
+    if (cfg.loop.get("max_epochs") or 0) < 0 and (cfg.loop.get("max_steps") or -1) < 0:
+        raise ConfigError("loop.max_epochs=-1 without loop.max_steps would train for ever")
     defaults = _defaults(cfg)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group

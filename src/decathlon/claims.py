@@ -90,6 +90,7 @@ class _Reader:
         self.metrics = experiment.layout.metrics
         self.results = results
         self.metric = metric
+        self.narrowed = experiment.narrowed
         self.known = {tuple(canonical(p.values[key]) for key in self.keys) for p in experiment.jobs}
 
     def cells(self, node: ast.expr) -> set[tuple[tuple[str, ...], str]]:
@@ -162,6 +163,8 @@ class _Reader:
 
     def _complete(self, labels: tuple[str, ...], metric: str) -> tuple[tuple[str, ...], str]:
         matching = {cell for cell in self.known if cell[: len(labels)] == labels}
+        if not matching and self.narrowed:
+            raise MissingCell(f"{labels[0]}[{', '.join(labels[1:])}]" if len(labels) > 1 else labels[0])
         if not matching:
             raise ConfigError(f"claim: {'/'.join(labels)} is no cell of the table")
         if len(matching) > 1:

@@ -72,8 +72,12 @@ def _instantiate(spec: Config, what: str) -> Any:
 
 def make_trainer(config: Config, folder: Path) -> Trainer:
     """The Trainer of a job: machine from ``trainer``, length from ``loop``, logs and checkpoints in ``folder``."""
-    loop = {"max_epochs": None, "num_sanity_val_steps": 0, **config["loop"]}
+    loop = {"max_epochs": None, "num_sanity_val_steps": 0, "log_every_n_steps": 50, **config["loop"]}
+    if config.get("debug"):
+        loop["log_every_n_steps"] = 1
     machine = dict(config["trainer"])
+    if machine.get("accelerator", "auto") == "auto":  # never Apple's MPS, which has no float64
+        machine["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     _keep_log(folder / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     for spec in config["logger"].values():
@@ -92,7 +96,6 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     return Trainer(
         **machine, **loop, precision=config["precision"], logger=loggers, callbacks=callbacks, default_root_dir=folder,
         plugins=[AtomicCheckpointIO()], enable_progress_bar=bar, enable_model_summary=False,
-        log_every_n_steps=1 if config.get("debug") else loop.pop("log_every_n_steps", 50),
     )  # fmt: skip
 
 
@@ -114,6 +117,10 @@ def execute(config: Config, folder: Path, built: tuple[LightningModule, Lightnin
     trainer = make_trainer(config, folder)
     try:
         return _fit_and_test(config, folder, trainer, module, data)
+    except SystemExit as error:
+        if trainer.interrupted:  # Lightning makes an exit of Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for logger in trainer.loggers:
             # wandb would go on with this run in the next job of the same process.
@@ -146,7 +153,7 @@ def _fit_and_test(
         fit = json.loads(fitted.read_text())
         outcome["metrics"].update(fit["metrics"])
         outcome["seconds"]["fit"] = fit["seconds"]
-        checkpoint = fit["best"] or str(last)
+        checkpoint = str(last.parent / fit["best"]) if fit["best"] else str(last)
     else:
         checkpoint = None
     start = time.perf_counter()
@@ -163,8 +170,8 @@ def _numbers(trainer: Trainer) -> dict[str, float | None]:
 
 
 def _best(trainer: Trainer) -> str | None:
-    """The best checkpoint by the monitored metric, or None when nothing is monitored."""
+    """The name of the best checkpoint by the monitored metric, or None when nothing is monitored."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
-            return callback.best_model_path
+            return Path(callback.best_model_path).name
     return None

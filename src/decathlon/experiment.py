@@ -13,6 +13,7 @@ from decathlon.compose import compose_config
 from decathlon.errors import ConfigError
 from decathlon.job import Job
 
+_ABSENT = object()
 GROUPS = ("task", "dataset", "method", "trainer", "logger")
 
 
@@ -52,6 +53,8 @@ class Experiment:
     layout: Layout
     swept: list[str]
     jobs: list[PlannedJob]
+    narrowed: bool = False
+    """Whether overrides have left cells out, of which claims may speak."""
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -67,13 +70,15 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"experiment={name} has no table section")
     layout = _layout(name, OmegaConf.to_container(base.table, resolve=True))
     params = base.hydra.sweeper.params or {}
-    arguments = [f"{key}={value}" for key, value in params.items()] + list(overrides)
+    # What a launcher is told says nothing of the jobs.
+    overrides = [override for override in overrides if not override.lstrip("+~").startswith(("hydra/", "hydra."))]
+    arguments = [f"{key}={value}" for key, value in params.items()] + overrides
     parsed = OverridesParser.create().parse_overrides(arguments)
     swept = list(dict.fromkeys(override.key_or_group for override in parsed))
     combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     composed: dict[tuple[str, ...], DictConfig] = {}
     jobs = [_plan(name, layout, combination, composed) for combination in combinations]
-    return Experiment(name, layout, swept, jobs)
+    return Experiment(name, layout, swept, jobs, narrowed=bool(overrides))
 
 
 def _layout(name: str, section: Any) -> Layout:
@@ -99,6 +104,8 @@ def _plan(
     with open_dict(cfg):
         for override in parsed:
             if override.key_or_group not in GROUPS:
+                if not override.is_add() and OmegaConf.select(cfg, override.key_or_group, default=_ABSENT) is _ABSENT:
+                    raise ConfigError(f"{override.key_or_group} is no key of the jobs of {name}")
                 # As Hydra does it: values are set after the groups are composed.
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
     job = Job.of(cfg)

@@ -26,6 +26,9 @@ NOT_IDENTITY = (
     "experiment",
 )
 
+# What a task, a dataset or a method says of itself.
+DESCRIPTIVE = ("title", "paper", "embedded", "methods", "threads")
+
 
 @dataclass
 class Job:
@@ -116,9 +119,12 @@ def identify(settled: DictConfig) -> str:
         for key in probe.method.get("ignores") or []:
             probe[key] = None
         for group in ("task", "dataset", "method"):
-            probe[group].pop("title", None)
-            probe[group].pop("threads", None)
-        probe.dataset.pop("methods", None)  # which methods fit a dataset says nothing of what one of them gives
+            for key in DESCRIPTIVE:
+                probe[group].pop(key, None)
+        probe.checkpoint.pop("every_n_steps", None)
+        probe.data.pop("processes", None)
+        if not probe.get("debug"):
+            probe.pop("debug", None)
         # Interpolations may point into the parts that are left out, so those go after resolving.
         content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)

@@ -23,24 +23,33 @@ Config = dict[str, Any]
 
 
 def device_count(trainer: Config) -> int:
-    """How many processes the trainer config asks for on this machine; 1 unless a strategy joins several devices.
+    """How many processes the trainer config asks for on this machine.
 
     Raises:
-        ConfigError: it asks for more GPUs than there are.
+        ConfigError: ``devices`` is no number of them, or there are not so many GPUs.
     """
     import torch
 
     devices, gpus = trainer.get("devices", 1), torch.cuda.device_count()
     every = devices in ("auto", -1, "-1")
-    wanted = 1 if every else len(devices) if isinstance(devices, list) else int(devices)
+    try:
+        wanted = (
+            (1 if trainer.get("accelerator") == "cpu" else max(1, gpus))
+            if every
+            else len(devices)
+            if isinstance(devices, list)
+            else int(devices)
+        )
+    except (TypeError, ValueError):
+        wanted = 0
+    if wanted < 1:
+        raise ConfigError(f"trainer.devices={devices} is neither a number of devices, nor a list of them, nor auto")
     if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
         seen = f"{gpus} of them" if gpus else "none"
         raise ConfigError(
             f"this trainer needs {'a GPU' if wanted == 1 else f'{wanted} GPUs'}, and torch sees {seen} here"
         )
-    if trainer.get("strategy") is None:
-        return 1
-    return max(1, gpus) if every else wanted
+    return wanted
 
 
 class WorkersFailed(RuntimeError):
@@ -61,7 +70,7 @@ def run_workers(folder: Path, count: int, lock: int) -> Config:
         "-m", "decathlon.processes", str(folder),
     ]  # fmt: skip
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, "DECATHLON_LOCK": str(lock)}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
     done = subprocess.run(command, pass_fds=[lock], env=environment, preexec_fn=die_with_parent)
     if done.returncode == 0 and result.exists():
         outcome = json.loads(result.read_text())
@@ -87,14 +96,21 @@ def worker(folder: Path) -> int:
     die_with_parent()
     import torch
 
+    from decathlon import machine
     from decathlon.execute import execute
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     # The real number of devices: `auto` has been counted by the process that started this one.
     config["trainer"]["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+    config["trainer"]["strategy"] = config["trainer"].get("strategy") or "ddp"
     try:
+        machine.reset_peak_memory()
         outcome = execute(config, folder)
+        peaks: list[Any] = [machine.peak_memory()] * int(os.environ["WORLD_SIZE"])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_gather_object(peaks, machine.peak_memory())
         if os.environ["RANK"] == "0":
+            outcome["peak_memory_mib"] = {key: max(peak[key] for peak in peaks) for key in peaks[0]}
             files.write_text(folder / "outcome.json", json.dumps(outcome))
         if torch.distributed.is_initialized():
             # None may leave before the outcome is written: torchrun ends the others when one has gone wrong.

@@ -28,7 +28,7 @@ single_failure: list[Exception] = []
 @hydra.main(config_path=str(catalog.CONFIGS), config_name="run", version_base="1.3")
 def app(cfg: DictConfig) -> float | None:
     """Run one composed config; inside a sweep a failure is noted and the sweep goes on."""
-    outcome: dict[str, Any] = {"status": "finished"}
+    outcome: dict[str, Any] = {"status": "interrupted"}
     try:
         check_values(list(HydraConfig.get().overrides.task), cfg)
         job = Job.of(cfg)
@@ -93,8 +93,8 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
             raise
         record = {
             "status": "finished", "task": job.task, "dataset": job.dataset, "method": job.method, "seed": job.seed,
-            "id": job.identity, **outcome, "wall_time_s": round(perf_counter() - start, 3),
-            "peak_memory_mib": machine.peak_memory(), "device": machine.device_name(), "devices": count,
+            "id": job.identity, "wall_time_s": round(perf_counter() - start, 3),
+            "peak_memory_mib": machine.peak_memory(), **outcome, "device": machine.device_name(), "devices": count,
             "versions": machine.versions(), "commit": machine.commit(), "config": job.config,
         }  # fmt: skip
         job.finish(record)
