@@ -101,6 +101,14 @@ def test_momentum_method_evaluates_the_loss_whose_turn_it_is() -> None:
     assert sorted(called[:2]) == ["data", "pde"] and called[:2] * 3 == called
 
 
+def test_time_per_step_covers_whole_turns_of_the_losses() -> None:
+    assert make(dataset(), "mconfig")._timer.cycle == 2 and make(dataset(), "config")._timer.cycle == 1
+    module = make(dataset(), "mconfig")
+    for step in range(9):
+        module.conflict_step(module.problem.losses(module.network, 0, step))
+    assert module._timer.steps == 5 and module.seconds_per_step > 0  # not steps 0 and 1, nor 4 and 8 (cosines)
+
+
 def test_momentum_steps_apply_to_momentum_methods_only() -> None:
     config = dataset(momentum_steps=2.0)
     assert make(config, "mconfig", 24).steps == 48 and make(config, "config", 24).steps == 24
