@@ -141,6 +141,26 @@ def test_every_method_trains(method: str, tmp_path: Path) -> None:
     assert all(bool(p.isfinite().all()) for p in module.parameters())
 
 
+@pytest.mark.parametrize("method", ["pcgrad", "cagrad"])
+def test_the_celeba_figure_clips_the_norm_of_the_trunks_update(method: str) -> None:
+    figure = yaml.safe_load((CONFIGS / "experiment/pinn/fig11.yaml").read_text())
+    run = figure["hydra"]["sweeper"]["params"]["method"].split(",")
+    assert f"{method}_clipped" in run and method not in run
+    spec, plain = config("datasets", "digits_overlay"), config("methods", method)
+    clipped = config("methods", f"{method}_clipped")
+    assert {**clipped, "name": 0, "title": 0, "clip_norm": 0} == {**plain, "name": 0, "title": 0, "clip_norm": 0}
+    norms = []
+    for one in (plain, clipped):
+        seed_everything(0, verbose=False)
+        module = DigitsMultiTask(one, spec, 1e-3, 1e-3, 10, 0)
+        module.scales *= 100
+        data = DigitsOverlay("", spec, 0)
+        data.setup()
+        module.conflict_step(module.losses(*data.train_batch(0)))
+        norms.append(torch.cat([p.grad.flatten() for p in module.trunk.parameters()]).norm())
+    assert float(norms[0]) > 10 and float(norms[1]) == pytest.approx(1, rel=1e-4)
+
+
 def test_unknown_methods_are_one_line() -> None:
     spec = config("datasets", "digits_overlay")
     for method in (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decathlon.tasks.pinn import IMTLG, MGDA, CAGrad, ConFIG, GradDrop, NashMTL, PCGrad
+from decathlon.tasks.pinn import IMTLG, MGDA, SI, CAGrad, ConFIG, GradDrop, MinMax, NashMTL, PCGrad
 from decathlon.tasks.pinn.operators import Sum, gramian
 
 OPERATORS = [ConFIG, IMTLG, PCGrad, MGDA, CAGrad, NashMTL, GradDrop, Sum]
@@ -182,6 +182,20 @@ def test_direction_weights_set_the_ratio_of_the_cosines() -> None:
         ConFIG(weights=[1.0, 1.0])(rows)
     with pytest.raises(ValueError, match="positive"):
         ConFIG(weights=[1.0, -1.0])
+
+
+def test_direction_weights_that_are_not_positive_are_refused() -> None:
+    """Raw MinMax weights turn negative; those of the softmax stay positive."""
+    rows, losses = gradients(2, 20), torch.tensor([1.0, 0.1])
+    raw, share = ConFIG(weights=MinMax(raw=True)), ConFIG(weights=MinMax(raw=False))
+    with pytest.raises(ValueError, match="positive, but MinMax gave"):
+        for _ in range(2000):
+            raw(rows, losses)
+    for _ in range(2000):
+        share(rows, losses)
+    assert float(share.cosines.min()) > 0
+    with pytest.raises(ValueError, match="weights of SI are not finite"):
+        ConFIG(weights=SI())(rows, torch.tensor([1.0, 0.0]))
 
 
 def test_orthogonal_gradients() -> None:

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from decathlon.tasks.pinn import LRA, LS, UW, Backward, ConFIG, MConFIG, backward
+from decathlon.tasks.pinn import FAMO, LRA, LS, UW, Backward, ConFIG, MConFIG, MinMax, ReLoBRaLo, backward
 from decathlon.tasks.pinn.schedule import constant, cosine_with_warmup
 from decathlon.tasks.pinn.selection import Selection
 
@@ -104,10 +104,27 @@ def test_bad_losses_are_refused() -> None:
         Backward(model.parameters(), torch.sum)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no parameters"):
         Backward([], ConFIG())
-    with pytest.raises(ValueError, match="not finite"):
-        backward(
-            [model(torch.ones(2, 3)).sum() * math.nan, model(torch.ones(2, 3)).sum()], model.parameters(), ConFIG()
-        )
+
+
+@pytest.mark.parametrize("operator", [ConFIG, LS, LRA, MinMax, ReLoBRaLo, UW, FAMO, lambda: ConFIG(weights=LRA())])
+def test_what_is_not_finite_raises_and_leaves_grad_and_the_weights_alone(operator) -> None:
+    model, method = network(), operator()
+    step = Backward(model.parameters(), method)
+    for _ in range(2):
+        step([model(torch.ones(2, 3)).square().sum() for _ in range(2)])
+    grads, state = [p.grad.clone() for p in model.parameters()], str(method.state_dict())
+    with pytest.raises(ValueError, match=r"loss 1 .*not finite"):
+        step([model(torch.ones(2, 3)).sum(), model(torch.ones(2, 3)).sum() * math.nan])
+    assert str(method.state_dict()) == state
+    with pytest.raises(ValueError, match="not finite"):  # a finite loss with a gradient that is not
+        step([model(torch.ones(2, 3)).sum(), (model(torch.ones(2, 3)) * 0).square().sum().sqrt()])
+    assert all(torch.equal(p.grad, old) for p, old in zip(model.parameters(), grads))
+
+
+def test_a_finite_gradient_whose_sum_overflows_passes() -> None:
+    theta = nn.Parameter(torch.tensor([1.0, -1.0, 1.0, -1.0]))
+    backward([2e38 * theta.sum()], [theta], LS())
+    assert theta.grad.tolist() == [pytest.approx(2e38)] * 4
 
 
 def share(rank: int, port: int, result: str) -> None:

@@ -1,6 +1,6 @@
 """ConFIG: conflict-free gradients for physics-informed networks and multi-task learning (arXiv 2408.11104).
 
-The operators, the weightings and M-ConFIG need torch only.
+The operators, the weightings and M-ConFIG need torch only; MGDA and CAGrad import SciPy when they are called.
 """
 
 from decathlon.tasks.pinn.backward import Backward, backward

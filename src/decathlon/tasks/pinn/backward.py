@@ -62,7 +62,8 @@ class Backward:
             The m loss values, detached, averaged over the processes.
 
         Raises:
-            ValueError: a gradient is not finite, or a loss is not a scalar.
+            ValueError: a loss or a gradient is not finite, or a loss is not a scalar. The shared parameters'
+                ``.grad`` is as it was.
         """
         items = listed(losses)
         if isinstance(self.operator, Weighting) and not self.operator.needs_gradients:
@@ -70,7 +71,9 @@ class Backward:
         values = self.collect(items)
         assert self.gradients is not None
         if isinstance(self.operator, Weighting):
+            _check_losses(values)
             update = self.operator(values, self.gradients).to(self.gradients.dtype) @ self.gradients
+            _check_gradient(update)
         else:
             update = self.operator(self.gradients, values)
         self.flat.assign(update)
@@ -118,6 +121,7 @@ class Backward:
         losses = torch.stack([evaluate(item) for item in items])
         values = losses.detach().clone()
         average(values, self.group)
+        _check_losses(values)
         if self.heads is not None:
             self._assign_gradient(self.heads, losses.sum(), retain_graph=True)
         self._assign_gradient(self.flat, (self.operator(values) * losses).sum())
@@ -127,7 +131,22 @@ class Backward:
         total = flat.zeros()
         flat.gradient(loss, total, retain_graph)
         average(total, self.group)
+        _check_gradient(total)
         flat.assign(total)
+
+
+def _check_losses(values: Tensor) -> None:
+    """Raise ValueError if a loss is not finite: a weighting would take it into its state."""
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        broken = ", ".join(str(i) for i, good in enumerate(finite.tolist()) if not good)
+        raise ValueError(f"loss {broken} (counted from 0) is not finite")
+
+
+def _check_gradient(gradient: Tensor) -> None:
+    """Raise ValueError if the combined gradient holds NaN or infinity; as a rule one sum tells that it does not."""
+    if not bool(gradient.sum().isfinite()) and not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient of the weighted losses is not finite")
 
 
 def backward(losses: Losses | Tensor, parameters: Iterable[Tensor], operator: Operator | Weighting) -> Tensor:

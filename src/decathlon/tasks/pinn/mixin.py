@@ -1,6 +1,5 @@
 """Conflict-free training inside a LightningModule (manual optimization)."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from decathlon.tasks.pinn.method_config import build_method
 from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.operators.base import Operator
 from decathlon.tasks.pinn.schedule import Schedule, constant
+from decathlon.tasks.pinn.timing import StepTimer
 from decathlon.tasks.pinn.weightings import Weighting
 
 
@@ -78,7 +78,7 @@ class ConflictFreeMixin:
         options = dict(method)
         self._clip_norm = options.pop("clip_norm", None)
         self._method = build_method(options, shared, len(self.loss_names))
-        self._seconds, self._timed = 0.0, 0
+        self._timer = StepTimer(len(self.loss_names) if isinstance(self._method, MConFIG) else 1)
         self._head_optimizer: Optimizer | None = None
         if isinstance(self._method, MConFIG):
             self._optimizer: Optimizer = self._method
@@ -120,7 +120,7 @@ class ConflictFreeMixin:
         """
         if list(losses) != self.loss_names:
             raise ValueError(f"losses {list(losses)} given, expected {self.loss_names} in this order")
-        start = time.perf_counter()
+        self._timer.begin()
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule(self.conflict_steps)
         measured = self.log_every > 0 and self.conflict_steps % self.log_every == 0
@@ -131,28 +131,20 @@ class ConflictFreeMixin:
             found, extra = self._plain_step(losses, measured, again)
         if before is not None:
             extra.update(self._cosines("cos_step", before - self._probe.flat.copy()))
-        elif self._timing():
-            self._seconds += time.perf_counter() - start
-            self._timed += 1
+        on_gpu = self._probe.flat.parameters[0].is_cuda
+        self._timer.end(self.conflict_steps, self.log_every, torch.cuda.synchronize if on_gpu else None)
         self.conflict_steps += 1
         return {**found, **extra}
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean wall time of a ``conflict_step`` without its measurements; NaN if none was timed."""
-        return self._seconds / self._timed if self._timed else float("nan")
+        """Mean wall time of a step without its measurements (see ``StepTimer``); NaN if none was timed."""
+        return self._timer.mean
 
-    def _timing(self) -> bool:
-        """Whether this step is timed: all on the CPU, every 50th on a GPU, which must be waited for."""
-        if not self._probe.flat.parameters[0].is_cuda:
-            return self.conflict_steps >= 2
-        if self.conflict_steps % 50 == 49:
-            torch.cuda.synchronize()
-            return False
-        if self.conflict_steps % 50 == 0 and self.conflict_steps:
-            torch.cuda.synchronize()
-            return True
-        return False
+    def on_validation_start(self) -> None:
+        """An evaluation does not count as time of the steps around it."""
+        super().on_validation_start()  # type: ignore[misc]
+        self._timer.interrupt()
 
     def _plain_step(
         self,
@@ -245,8 +237,8 @@ class ConflictFreeMixin:
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
         state: dict[str, Any] = {
             "steps": self.conflict_steps,
-            "seconds": self._seconds,
-            "timed": self._timed,
+            "seconds": self._timer.seconds,
+            "timed": self._timer.steps,
         }
         if not isinstance(self._method, MConFIG):
             state["method"] = self._method.state_dict()
@@ -257,7 +249,8 @@ class ConflictFreeMixin:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         state = checkpoint["conflict"]
         self.conflict_steps = state["steps"]
-        self._seconds, self._timed = state["seconds"], state["timed"]
+        self._timer.seconds, self._timer.steps = state["seconds"], state["timed"]
+        self._timer.interrupt()
         if not isinstance(self._method, MConFIG):
             self._method.load_state_dict(state["method"])
 

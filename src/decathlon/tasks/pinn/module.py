@@ -32,8 +32,8 @@ class PINN(ConflictFreeMixin, LightningModule):
     ``test/mse_best`` (the best seen in training: selects on the test set, as the paper does), ``test/mse_selected``
     (where the sum of the training losses was lowest), ``test/log10_mse``, ``test/mse_<field>``, the same against the
     paper's reference file where it is found (``test/mse_official``, ``test/mse_official_best``), unknown coefficients,
-    ``test/steps``, ``test/seconds_per_step`` and ``test/diverged`` (1: a gradient was not finite; the run stopped and
-    its errors are not numbers).
+    ``test/steps``, ``test/seconds_per_step`` and ``test/diverged`` (1: a loss or a gradient was not finite and the run
+    stopped, or its last error was not; all its errors are not numbers).
 
     Args:
         method: method config.
@@ -128,7 +128,7 @@ class PINN(ConflictFreeMixin, LightningModule):
         for name in self.loss_names:
             if self.history.get(name):
                 found[f"loss_{name}"] = self.history[name][-1]
-        if self.diverged >= 0:
+        if self.diverged >= 0 or not math.isfinite(final["mse"]):
             found = {name: math.nan for name in found}  # not a result of the whole protocol
         mse = found["mse"]
         found["log10_mse"] = math.log10(mse) if mse > 0 else math.nan

@@ -102,7 +102,8 @@ class MinMax(_Learned):
     """Min-max weighting (Liu & Wang 2021): the weights ascend the weighted loss.
 
     lambda (start 1) takes Adam steps up ``sum_i softmax(lambda)_i m L_i``, from the second step on; the
-    weights are lambda itself, as in ConFIG's official code, or ``m softmax(lambda)``.
+    weights are lambda itself, as in ConFIG's official code, or ``m softmax(lambda)``. Lambda itself can turn
+    negative (losses 1 and 0.1: the second weight is -0.41 after 2000 steps), and the loss then ascends.
 
     Args:
         weight_lr: learning rate of the ascent.

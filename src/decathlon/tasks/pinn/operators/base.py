@@ -107,8 +107,8 @@ class GramOperator(Operator):
             ValueError: wrong shape, or a gradient is not finite.
         """
         check_shape(gradients)
+        gram = gramian(gradients)  # raises before the weights have seen what is not finite
         self.observe(gradients, losses)
-        gram = gramian(gradients)
         if gradients.dtype == torch.float32 and not self.well_conditioned(gram):
             gram = gramian(gradients, exact=True)
         combination = self.weigh(gram, losses)

@@ -88,7 +88,7 @@ class ConFIG(_CosineOperator):
 
     Args:
         weights: direction weights w > 0, one for each loss, or a weighting (an object called with the loss
-            values). Equal ones by default.
+            values; a weight that is not positive is a ValueError). Equal ones by default.
         length: the c_i: ``projection`` (c_i = |g_i|, the paper's), or one number for all: ``min``, ``max``,
             ``mean``, ``geometric`` or ``harmonic`` mean of the norms, or an index: the norm of that gradient.
     """
@@ -117,7 +117,12 @@ class ConFIG(_CosineOperator):
             return
         if losses is None:
             raise ValueError("direction weights from a weighting need the loss values: operator(gradients, losses)")
-        self.weights = self.weighting(losses, gradients).double().cpu()
+        weights, name = self.weighting(losses, gradients).double().cpu(), type(self.weighting).__name__
+        if not bool(weights.isfinite().all()):
+            raise ValueError(f"the direction weights of {name} are not finite: {weights.tolist()}")
+        if not bool((weights > 0).all()):
+            raise ValueError(f"direction weights must be positive, but {name} gave {weights.tolist()}")
+        self.weights = weights
 
     def coefficients(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
         count = gram.shape[-1]
