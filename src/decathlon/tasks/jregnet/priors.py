@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 Numbers = float | Sequence[float] | Tensor
+ROUNDING = 1e-7  # relative, above that of float32
 
 
 class Prior(ABC):
@@ -124,7 +125,8 @@ class Exponential(_Parametric):
 
     def virtual(self, values: Tensor) -> Tensor:
         rate, cap = self._get("rate", values), self._get("cap", values)
-        return torch.where(values >= cap, cap, values - 1 / rate)
+        atom = (self.parameters["cap"] * (1 - ROUNDING)).to(values)  # a value drawn in float32 may lie below the cap
+        return torch.where(values >= atom, cap, values - 1 / rate)
 
     def inverse_virtual(self, scores: Tensor) -> Tensor:
         rate, cap = self._get("rate", scores), self._get("cap", scores)
