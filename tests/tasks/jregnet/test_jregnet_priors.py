@@ -146,3 +146,11 @@ def test_the_atom_is_recognised_in_float32(cap: float) -> None:
         assert (prior.virtual(precise)[~atoms] < cap - 0.4).all()
     report = audit(optimal, S1, values, prior, regret_profiles=5, points=11)
     assert abs(report.ic_excess) <= 4 * report.ic_excess_error
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_priors_follow_the_device_of_the_values(name: str) -> None:
+    """On the meta device, which refuses operands from any other."""
+    values = torch.empty(5, 3, device="meta")
+    for method in (ALL[name].quantile, ALL[name].virtual, ALL[name].inverse_virtual, ALL[name].transform):
+        assert method(values).device.type == "meta" and method(values).shape == (5, 3)

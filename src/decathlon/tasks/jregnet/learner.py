@@ -16,15 +16,19 @@ from decathlon.tasks.jregnet.stacking import Stack
 
 
 class LearntMechanism:
-    """A trained network as a mechanism, with the fast path for deviations that :mod:`~.regret` looks for."""
+    """A trained network as a mechanism, with the fast path for deviations that :mod:`~.regret` looks for.
+
+    It computes on the network's device and returns to that of the bids.
+    """
 
     def __init__(self, network: JRegNet) -> None:
         self.network = network.eval()
 
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
-        outcome = self.network.outcome(auction, bids.to(self.network.bias_in), present)
-        return Outcome(outcome.allocation, outcome.payments)
+        there = None if present is None else present.to(self.network.bias_in.device)
+        outcome = self.network.outcome(auction, bids.to(self.network.bias_in), there)
+        return Outcome(outcome.allocation.to(bids.device), outcome.payments.to(bids.device))
 
     @torch.no_grad()
     def deviate(
@@ -35,7 +39,8 @@ class LearntMechanism:
             values.T.contiguous().to(self.network.bias_in),
             misreports.permute(2, 0, 1).to(self.network.bias_in),
         )
-        _, _, clicks, payments = self.network(bids, lies, None if present is None else present.T)
+        there = None if present is None else present.T.to(bids.device)
+        _, _, clicks, payments = self.network(bids, lies, there)
         return (clicks * bids[:, None] - payments).permute(1, 2, 0).to(misreports)
 
 
