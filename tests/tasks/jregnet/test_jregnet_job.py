@@ -129,6 +129,21 @@ def test_a_log_as_a_job(tmp_path: Path) -> None:
     assert names == {"mart", "shop", "cola", "tea"}
 
 
+@pytest.mark.parametrize("method", ["store_opt", "regretnet_store", "opt"])
+def test_an_undeclared_log_has_no_bound(method: str, tmp_path: Path) -> None:
+    """The stores alone are no more independent than all bidders."""
+    from test_jregnet_logs import generated, write
+
+    write(tmp_path, generated(60))
+    log = ["dataset=csv", f"dataset.values={tmp_path}/values.csv", f"dataset.edges={tmp_path}/edges.csv"]
+    training = ["iterations=4"] if method == "regretnet_store" else []
+    made = job(tmp_path, *log, f"method={method}", *training, "dataset.independent=false")
+    metrics = execute(made.config, made.folder)["metrics"]
+    assert metrics["test/revenue"] > 0
+    for name in ("opt", "opt_upper", "gap", "alloc_gap", "virtual_welfare", "ic_excess", "store_opt"):
+        assert metrics[f"test/{name}"] is None, name
+
+
 def test_correlated_values_have_no_bound(tmp_path: Path) -> None:
     made = job(tmp_path, "method=opt", "distribution=correlated")
     metrics = execute(made.config, made.folder)["metrics"]

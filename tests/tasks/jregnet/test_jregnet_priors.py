@@ -154,3 +154,16 @@ def test_priors_follow_the_device_of_the_values(name: str) -> None:
     values = torch.empty(5, 3, device="meta")
     for method in (ALL[name].quantile, ALL[name].virtual, ALL[name].inverse_virtual, ALL[name].transform):
         assert method(values).device.type == "meta" and method(values).shape == (5, 3)
+
+
+def test_select_keeps_what_is_declared() -> None:
+    for make in (Normal, Uniform):
+        prior = make(3)
+        prior.independent = False
+        assert not prior.select(slice(0, 2)).independent and make(3).select(slice(0, 2)).independent
+    mixed = Product(Uniform(2), Copula(Uniform(2), 0.5))
+    assert not mixed.independent and mixed.select(slice(0, 2)).independent
+    assert not mixed.select(slice(1, 3)).independent
+    declared = Product(Uniform(2), Uniform(2))
+    declared.independent = False
+    assert not declared.select(slice(0, 2)).independent

@@ -154,6 +154,7 @@ class JointAuctionModule(LightningModule):
             stores = market.prior.select(slice(0, market.auction.stores))
             shops = values[:, : market.auction.stores]
             store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
+            store_opt = store_opt if stores.independent else float("nan")
             metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())

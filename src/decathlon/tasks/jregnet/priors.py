@@ -19,7 +19,8 @@ class Prior(ABC):
 
     Attributes:
         low, high: (n,) float64, the support of each bidder; misreports are searched inside it.
-        independent: whether the values are independent; only then is the Myerson optimum a bound.
+        independent: whether the values are independent; only then is the Myerson optimum a bound. It may be set on an
+            instance; :meth:`select` carries it over.
     """
 
     independent = True
@@ -79,7 +80,9 @@ class _Parametric(Prior):
     def select(self, bidders: slice) -> Prior:
         """The prior of some of the bidders."""
         low = self.low[bidders]
-        return type(self)(len(low), **{name: value[bidders] for name, value in self.parameters.items()})
+        chosen = type(self)(len(low), **{name: value[bidders] for name, value in self.parameters.items()})
+        chosen.independent = self.independent
+        return chosen
 
 
 class Uniform(_Parametric):
@@ -196,7 +199,10 @@ class Product(Prior):
             if inside:
                 chosen.append(part.select(slice(inside[0], inside[-1] + 1)))
             start += size
-        return Product(*chosen)
+        selected = Product(*chosen)
+        if self.independent != all(part.independent for part in self.parts):  # declared for the whole
+            selected.independent = self.independent
+        return selected
 
 
 class Copula(Prior):

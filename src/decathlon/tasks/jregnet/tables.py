@@ -79,7 +79,9 @@ class Table(Prior):
         return inverse.to(scores)
 
     def select(self, bidders: slice) -> Prior:
-        return Table(self.quantiles[bidders])
+        chosen = Table(self.quantiles[bidders])
+        chosen.independent = self.independent
+        return chosen
 
 
 class Normal(Table):
