@@ -1,6 +1,7 @@
 """The Lightning pair and its configs: jobs end to end, resume to the last bit, one-line errors."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from decathlon.errors import ConfigError
 from decathlon.execute import construct, execute
 from decathlon.job import Job
 from decathlon.tasks.jregnet.data import JointAuctionData
+from decathlon.tasks.jregnet.figures import main, read_jobs
 from decathlon.tasks.jregnet.module import JointAuctionModule
 
 SMALL = [
@@ -170,3 +172,27 @@ def test_bad_values_end_in_one_line(override: str, message: str, tmp_path: Path)
     with pytest.raises(ConfigError, match=message) as caught:
         construct(config)
     assert "\n" not in str(caught.value)
+
+
+def test_figures_keep_markets_apart(tmp_path: Path) -> None:
+    """Seeds are averaged; distributions, click rates, numbers of bundles and sizes of a dataset are not."""
+    markets = [
+        ["dataset=G"], ["dataset=G", "seed=1"], ["dataset=G", "bundles=8"], ["dataset=G", "distribution=normal"],
+        ["dataset=G", "click_rates=[0.5,0.3,0.1]"], ["dataset=G", "distribution={kind: exponential, rate: 1}"],
+        ["dataset=one_slot", "dataset.size=2"], ["dataset=one_slot", "dataset.size=3"],
+    ]  # fmt: skip
+    for number, market in enumerate(markets):
+        config = Job.of(compose_config(["task=jregnet", "method=opt", f"results_dir={tmp_path}", *market])).config
+        metrics = {name: float(number) for name in ("test/revenue", "test/virtual_welfare", "test/opt", "test/regret")}
+        folder = tmp_path / "jobs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"config": config, "metrics": metrics}))
+    rows = read_jobs(tmp_path / "jobs")
+    labels = [
+        "G", "G, bundles 8", "G, normal", "G, [0.5, 0.3, 0.1]", 'G, {"kind": "exponential", "rate": 1}',
+        "one_slot, size 2", "one_slot, size 3",
+    ]  # fmt: skip
+    assert [row["dataset"] for row in rows] == labels
+    assert [row["test/revenue"] for row in rows] == [0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    main([str(tmp_path / "jobs"), str(tmp_path / "out")])
+    assert (tmp_path / "out" / "audit.png").stat().st_size > 1000 < (tmp_path / "out" / "frontier.png").stat().st_size
