@@ -196,3 +196,8 @@ def test_figures_keep_markets_apart(tmp_path: Path) -> None:
     assert [row["test/revenue"] for row in rows] == [0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     main([str(tmp_path / "jobs"), str(tmp_path / "out")])
     assert (tmp_path / "out" / "audit.png").stat().st_size > 1000 < (tmp_path / "out" / "frontier.png").stat().st_size
+
+
+@pytest.mark.parametrize(("experiment", "ceiling"), [("small", 3e-4), ("table1", 9e-4), ("follow_up_five", 9e-4)])
+def test_published_layouts_use_the_published_ceiling(experiment: str, ceiling: float) -> None:
+    assert compose_config([f"experiment=jregnet/{experiment}"]).regret_ceiling == ceiling
