@@ -122,7 +122,8 @@ class RegretLearner(Method):
             return self.search(utility, start, low, high)
         rows = torch.arange(len(self.seeds), device=batch.index.device)[:, None]
         found = self.search(utility, self.cache[rows, batch.index].movedim(1, -1), low, high)
-        self.cache[rows, batch.index] = found.movedim(-1, 1)
+        for index, misreports in zip(everyones(batch.index), everyones(found)):
+            self.cache[rows, index] = misreports.movedim(-1, 1)
         return found
 
     def objectives(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
@@ -153,3 +154,15 @@ class RegretLearner(Method):
         network: nn.Module = self.stack.single(place)
         assert isinstance(network, JRegNet)
         return LearntMechanism(network)
+
+
+def everyones(part: Tensor) -> list[Tensor]:
+    """``part`` of all devices that train together, in the order of their ranks; of the only one where there is one.
+
+    With it every device keeps the whole cache of misreports, which any of them may need, and a checkpoint holds.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [part]
+    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, part.contiguous())
+    return parts

@@ -118,7 +118,7 @@ class JointAuctionModule(LightningModule):
                 step = int(self.iteration)
                 if step >= self.schedule.iterations:
                     break
-                drawn = self.profiles.batch(step, self.global_rank).to(device, dtype)
+                drawn = self.profiles.batch(step, self.global_rank, self.trainer.world_size).to(device, dtype)
                 logs = iterate(self.method, drawn, optimizer, self.schedule, step, self.manual_backward)
                 self.iteration += 1
         for name, value in logs.items():
