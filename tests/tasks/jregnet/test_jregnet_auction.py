@@ -7,7 +7,20 @@ import pytest
 import torch
 
 from decathlon.errors import ConfigError
-from decathlon.tasks.jregnet import JointAuction, Outcome, Uniform, graphs, gsp, optimal, rvcg, vcg
+from decathlon.tasks.jregnet import (
+    IntegralPayments,
+    JointAuction,
+    JRegNet,
+    LearntMechanism,
+    Normal,
+    Outcome,
+    Uniform,
+    graphs,
+    gsp,
+    optimal,
+    rvcg,
+    vcg,
+)
 from decathlon.tasks.jregnet.market import Market
 
 FIVE_LINES = """
@@ -67,6 +80,20 @@ def test_gsp_pays_the_next_bid() -> None:
     assert torch.allclose(outcome.payments, torch.tensor([[0.0, 0.6, 0.1]]))
     with pytest.raises(ValueError, match="single bidders"):
         gsp(JointAuction(1, 1, [(0, 0)], [1.0]), torch.rand(1, 2))
+
+
+def test_mechanisms_follow_the_device_of_the_bids() -> None:
+    """On the meta device, which refuses operands from any other."""
+    auction = JointAuction(2, 2, [(0, 0), (1, 1)], [1.0, 0.5])
+    bids, shops = (torch.empty(5, n, device="meta") for n in (4, 2))
+    network = JRegNet(auction).to("meta")
+    integral = IntegralPayments(network, torch.zeros(4), torch.ones(4), points=9)
+    outcomes = [
+        vcg(auction, bids), rvcg(auction, bids), optimal(auction, bids, Normal(4)), gsp(auction.traditional(), shops),
+        LearntMechanism(network)(auction, bids), integral(auction, bids),
+    ]  # fmt: skip
+    for outcome in outcomes:
+        assert outcome.allocation.device.type == outcome.payments.device.type == "meta"
 
 
 @pytest.mark.parametrize(

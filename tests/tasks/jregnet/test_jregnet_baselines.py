@@ -1,6 +1,7 @@
 """The analytic mechanisms against exact fractions, published cells, and each other (checks 8 to 13 and 15)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from decathlon.tasks.jregnet import (
     Exponential,
     JointAuction,
     LogNormal,
+    Outcome,
     Product,
     TruncatedExponential,
     TwoPeaks,
@@ -83,15 +85,20 @@ def test_decimals(name: str) -> None:
     assert (off <= noise.clamp_min(0.004) + 0.001).all(), seen.mean(0)  # the table itself is known to 0.001
 
 
-def test_setting_f_and_other_values() -> None:
-    f = JointAuction(10, 15, graphs.random(10, 15, 20, stream(3)), [0.5, 0.3, 0.15, 0.12, 0.1])
-    prior = uniform(f)
-    seen = torch.stack(
-        [optimal_revenue(f, prior.sample(10_000, stream(1)), prior).mean(),
-         rvcg(f, prior.sample(10_000, stream(1))).payments.sum(1).mean()]
-    )  # fmt: skip
-    assert (seen - torch.tensor([1.328, 1.327])).abs().max() < 0.06  # another random graph than the table's
+def test_setting_f() -> None:
+    """The table's random graph is not known: what does not depend on it is within 0.004, its level within 0.02.
 
+    Over graphs the optimum has a standard deviation of 0.008; the distances between mechanisms hardly vary.
+    """
+    f = JointAuction(10, 15, graphs.random(10, 15, 20, stream(0)), [0.5, 0.3, 0.15, 0.12, 0.1])
+    table = torch.tensor([1.328, 1.327, 1.326, 1.834, 0.723], dtype=torch.float64)
+    seen = references(f, 20_000).mean(0)
+    assert seen[4] == pytest.approx(float(table[4]), abs=0.004)
+    assert (seen[:3].diff() - table[:3].diff()).abs().max() <= 0.004
+    assert (seen - table).abs().max() <= 0.02
+
+
+def test_other_values() -> None:
     exponential = TruncatedExponential(2, rate=1.0, high=30.0)
     pair = JointAuction(1, 1, [(0, 0)], [1.0])
     assert optimal_revenue(pair, exponential.sample(200_000, stream(2)), exponential).mean() == pytest.approx(
@@ -147,8 +154,6 @@ def test_the_optimum_is_truthful_and_earns_its_virtual_welfare(kind: str) -> Non
 
 @pytest.mark.parametrize("reserve", [0.0, 0.7])
 def test_rvcg_is_truthful(reserve: float) -> None:
-    from functools import partial
-
     for seed, slots in ((0, 1), (1, 3), (2, 5)):
         auction = random_auction(seed, slots)
         values = uniform(auction).sample(200, stream(seed))
@@ -188,16 +193,33 @@ def test_vcg_differs_from_rvcg_by_the_two_pivots() -> None:
     assert difference.sum(1).max() <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["rvcg", "vcg", "optimal"])
+JOINT: dict[str, Callable[..., Outcome]] = {
+    "rvcg": rvcg,
+    "rvcg with reserve": partial(rvcg, reserve=0.9),
+    "vcg": vcg,
+    "optimal": partial(optimal, prior=LogNormal(6)),
+}
+ALONE: dict[str, Callable[..., Outcome]] = {
+    "gsp": gsp,
+    "store-only vcg": vcg,
+    "store-only optimal": partial(optimal, prior=LogNormal(3)),
+    "store-only reserve": partial(rvcg, reserve=0.4),
+}
+
+
+@pytest.mark.parametrize("name", [*JOINT, *ALONE])
 def test_slot_decomposition(name: str) -> None:
-    mechanism = {"rvcg": rvcg, "vcg": vcg}.get(name) or (lambda a, b: optimal(a, b, LogNormal(6)))
-    auction = random_auction(5, 3)
-    bids = LogNormal(6).sample(500, stream(0))
+    """Payments at any click rates are the sum of those with k slots of rate 1, weighted by the steps of the rates."""
+    auction, bids = random_auction(5, 3), LogNormal(6).sample(500, stream(0))
+    if name in ALONE:
+        auction, bids = auction.traditional(), bids[:, :3]
+    mechanism = (JOINT | ALONE)[name]
     parts = [
         step * mechanism(auction.with_click_rates([1.0] * count), bids).payments
         for count, step in enumerate(auction.rate_steps.tolist(), 1)
     ]
-    assert (mechanism(auction, bids).payments - sum(parts)).abs().max() < 1e-9
+    payments = mechanism(auction, bids).payments
+    assert payments.abs().max() > 0.05 and (payments - sum(parts)).abs().max() < 1e-9
 
 
 def test_singletons_are_myersons_position_auction() -> None:

@@ -1,6 +1,7 @@
 """The Lightning pair and its configs: jobs end to end, resume to the last bit, one-line errors."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from decathlon.errors import ConfigError
 from decathlon.execute import construct, execute
 from decathlon.job import Job
 from decathlon.tasks.jregnet.data import JointAuctionData
+from decathlon.tasks.jregnet.figures import main, read_jobs
 from decathlon.tasks.jregnet.module import JointAuctionModule
 
 SMALL = [
@@ -129,6 +131,21 @@ def test_a_log_as_a_job(tmp_path: Path) -> None:
     assert names == {"mart", "shop", "cola", "tea"}
 
 
+@pytest.mark.parametrize("method", ["store_opt", "regretnet_store", "opt"])
+def test_an_undeclared_log_has_no_bound(method: str, tmp_path: Path) -> None:
+    """The stores alone are no more independent than all bidders."""
+    from test_jregnet_logs import generated, write
+
+    write(tmp_path, generated(60))
+    log = ["dataset=csv", f"dataset.values={tmp_path}/values.csv", f"dataset.edges={tmp_path}/edges.csv"]
+    training = ["iterations=4"] if method == "regretnet_store" else []
+    made = job(tmp_path, *log, f"method={method}", *training, "dataset.independent=false")
+    metrics = execute(made.config, made.folder)["metrics"]
+    assert metrics["test/revenue"] > 0
+    for name in ("opt", "opt_upper", "gap", "alloc_gap", "virtual_welfare", "ic_excess", "store_opt"):
+        assert metrics[f"test/{name}"] is None, name
+
+
 def test_correlated_values_have_no_bound(tmp_path: Path) -> None:
     made = job(tmp_path, "method=opt", "distribution=correlated")
     metrics = execute(made.config, made.folder)["metrics"]
@@ -155,3 +172,32 @@ def test_bad_values_end_in_one_line(override: str, message: str, tmp_path: Path)
     with pytest.raises(ConfigError, match=message) as caught:
         construct(config)
     assert "\n" not in str(caught.value)
+
+
+def test_figures_keep_markets_apart(tmp_path: Path) -> None:
+    """Seeds are averaged; distributions, click rates, numbers of bundles and sizes of a dataset are not."""
+    markets = [
+        ["dataset=G"], ["dataset=G", "seed=1"], ["dataset=G", "bundles=8"], ["dataset=G", "distribution=normal"],
+        ["dataset=G", "click_rates=[0.5,0.3,0.1]"], ["dataset=G", "distribution={kind: exponential, rate: 1}"],
+        ["dataset=one_slot", "dataset.size=2"], ["dataset=one_slot", "dataset.size=3"],
+    ]  # fmt: skip
+    for number, market in enumerate(markets):
+        config = Job.of(compose_config(["task=jregnet", "method=opt", f"results_dir={tmp_path}", *market])).config
+        metrics = {name: float(number) for name in ("test/revenue", "test/virtual_welfare", "test/opt", "test/regret")}
+        folder = tmp_path / "jobs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"config": config, "metrics": metrics}))
+    rows = read_jobs(tmp_path / "jobs")
+    labels = [
+        "G", "G, bundles 8", "G, normal", "G, [0.5, 0.3, 0.1]", 'G, {"kind": "exponential", "rate": 1}',
+        "one_slot, size 2", "one_slot, size 3",
+    ]  # fmt: skip
+    assert [row["dataset"] for row in rows] == labels
+    assert [row["test/revenue"] for row in rows] == [0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    main([str(tmp_path / "jobs"), str(tmp_path / "out")])
+    assert (tmp_path / "out" / "audit.png").stat().st_size > 1000 < (tmp_path / "out" / "frontier.png").stat().st_size
+
+
+@pytest.mark.parametrize(("experiment", "ceiling"), [("small", 3e-4), ("table1", 9e-4), ("follow_up_five", 9e-4)])
+def test_published_layouts_use_the_published_ceiling(experiment: str, ceiling: float) -> None:
+    assert compose_config([f"experiment=jregnet/{experiment}"]).regret_ceiling == ceiling

@@ -1,10 +1,11 @@
 """Value distributions: sampling, virtual values, ironing, inverses (check 14)."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
-from markets import random_auction, stream
+from markets import S1, random_auction, stream
 
 from decathlon.tasks.jregnet import (
     Copula,
@@ -131,3 +132,38 @@ def test_select_keeps_the_bidders() -> None:
 def test_bad_distributions_get_one_line(make: partial, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("cap", [0.7, 0.9, 1.0])
+def test_the_atom_is_recognised_in_float32(cap: float) -> None:
+    """Rounded to float32 the cap 0.7 is a little less, 0.9 too: still the atom, whose virtual value is the cap."""
+    prior = Exponential(4, rate=2.0, cap=cap)
+    values = prior.sample(20_000, stream(0), torch.float32)
+    atoms = values == values.max()
+    assert atoms.double().mean().item() == pytest.approx(math.exp(-2 * cap), abs=0.01)
+    for precise in (values, values.double()):
+        assert torch.allclose(prior.virtual(precise)[atoms], torch.tensor(cap).to(precise))
+        assert (prior.virtual(precise)[~atoms] < cap - 0.4).all()
+    report = audit(optimal, S1, values, prior, regret_profiles=5, points=11)
+    assert abs(report.ic_excess) <= 4 * report.ic_excess_error
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_priors_follow_the_device_of_the_values(name: str) -> None:
+    """On the meta device, which refuses operands from any other."""
+    values = torch.empty(5, 3, device="meta")
+    for method in (ALL[name].quantile, ALL[name].virtual, ALL[name].inverse_virtual, ALL[name].transform):
+        assert method(values).device.type == "meta" and method(values).shape == (5, 3)
+
+
+def test_select_keeps_what_is_declared() -> None:
+    for make in (Normal, Uniform):
+        prior = make(3)
+        prior.independent = False
+        assert not prior.select(slice(0, 2)).independent and make(3).select(slice(0, 2)).independent
+    mixed = Product(Uniform(2), Copula(Uniform(2), 0.5))
+    assert not mixed.independent and mixed.select(slice(0, 2)).independent
+    assert not mixed.select(slice(1, 3)).independent
+    declared = Product(Uniform(2), Uniform(2))
+    declared.independent = False
+    assert not declared.select(slice(0, 2)).independent

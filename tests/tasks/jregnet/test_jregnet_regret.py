@@ -1,5 +1,7 @@
 """The regret evaluator: definition, grids, memory (checks 3 and part of 4)."""
 
+from functools import partial
+
 import pytest
 import torch
 from markets import S1, random_auction, stream, uniform
@@ -76,17 +78,35 @@ def test_grid_with_refinement_finds_what_a_fine_grid_finds(seed: int) -> None:
     assert found >= 0.99 * reference > 0
 
 
-def test_no_tensor_of_all_misreports_arises() -> None:
+def test_pieces_bound_the_largest_tensor() -> None:
+    """With max_rows = 4096 no tensor is larger than one layer on the rows of one call, however many the profiles."""
     auction = random_auction(2, 3)
-    samples, points = 300, 101
-    limit = auction.bidders * points * samples * auction.bidders * auction.slots
-    values = uniform(auction).sample(samples, stream(0), torch.float32)
-    for mechanism in (LearntMechanism(wild(auction, inputs="slotwise", width=16)), gsp_like):
-        with LargestTensor() as seen:
-            pieces = exact_regret(mechanism, auction, values, uniform(auction), points=points, max_rows=4096)
-        assert 0 < seen.numel < limit / 10
-        whole = exact_regret(mechanism, auction, values[:20], uniform(auction), points=points)
-        assert torch.allclose(pieces.regret[:20], whole.regret, atol=1e-6)
+    n, slots, bundles, points, width = auction.bidders, auction.slots, len(auction.bundles), 101, 16
+    values = uniform(auction).sample(120, stream(0), torch.float32)
+    layer = max(2 * width, 2 * (bundles + 1) * (slots + 1), n * slots)  # hidden units, logits, clicks per slot
+    for mechanism, piece, wanted in (
+        (LearntMechanism(wild(auction, inputs="slotwise", width=width)), 4096 // (points * n), layer * n),
+        (gsp_like, 4096 // points, n * n * slots),  # bidders one by one: below n * M * B * n * K of the call
+    ):
+        regret = partial(exact_regret, mechanism, auction, prior=uniform(auction), points=points)
+        sizes = []
+        for samples in (piece, 3 * piece):
+            with LargestTensor() as seen:
+                pieces = regret(values[:samples], max_rows=4096)
+            sizes.append(seen.numel)
+        assert 0 < sizes[0] == sizes[1] <= wanted * points * piece + layer * piece
+        assert torch.allclose(pieces.regret, regret(values[: 3 * piece], max_rows=1 << 62).regret, atol=1e-6)
+
+
+def test_slotwise_inputs_of_deviations_are_never_stored() -> None:
+    """The first layer's n M B x n K inputs do not arise in one piece either; its activations are all there is."""
+    auction = random_auction(2, 5, size=10)
+    n, width, count, samples = auction.bidders, 16, 9, 12
+    net = wild(auction, inputs="slotwise", width=width)
+    bids, lies = torch.rand(n, samples), torch.rand(n, count, samples)
+    with LargestTensor() as seen:
+        net._first_layer(bids, lies, None)
+    assert seen.numel == 2 * width * (samples + n * count * samples) < n * count * samples * n * auction.slots
 
 
 def gsp_like(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:

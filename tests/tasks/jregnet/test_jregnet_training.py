@@ -235,6 +235,38 @@ def test_training_batches_are_functions_of_seed_and_step() -> None:
     assert torch.equal(stores.batch(5).values, one.batch(5).values[:, :2])
 
 
+def test_devices_share_a_fixed_training_set() -> None:
+    """Two devices take every other batch of one pass; one alone takes what it always did."""
+    market = s1_market()
+    alone, first, second = (TrainingProfiles(market, [7], 8, 3, 4, size=64) for _ in range(3))
+    for step in range(12):
+        parts = [one.batch(step, rank, 2) for rank, one in enumerate((first, second))]
+        for rank, part in enumerate(parts):
+            expected = alone.batch(2 * step + rank)
+            assert torch.equal(part.index, expected.index)  # type: ignore[arg-type]
+            assert torch.equal(part.values, expected.values)
+        assert not torch.equal(parts[0].noise, parts[1].noise)
+    both = list(enumerate((first, second)))
+    passes = torch.cat([one.batch(step, rank, 2).index[0] for step in range(4) for rank, one in both])  # type: ignore
+    assert sorted(passes.tolist()) == list(range(64))
+
+
+def test_the_cache_of_misreports_is_that_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices with the same weights, one after the other here: both end with what both have found."""
+    market = s1_market()
+    profiles = TrainingProfiles(market, [0], 16, 1, 4, size=64)
+    batches = [profiles.batch(0, rank, 2) for rank in (0, 1)]
+    found = [paper(market, [0]).find_misreports(batch) for batch in batches]
+    exchange: dict[int, list[Any]] = {2: [batch.index for batch in batches], 4: found}
+    monkeypatch.setattr("decathlon.tasks.jregnet.learner.everyones", lambda part: exchange[part.dim()])
+    for batch in batches:
+        method = paper(market, [0])
+        method.find_misreports(batch)
+        for other, theirs in zip(batches, found):
+            assert method.cache is not None and other.index is not None
+            assert torch.equal(method.cache[0, other.index[0], :, 0], theirs[0, :, 0].T)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [({"kind": "dual"}, "choose ramp or augmented"), ({"kind": "ramp", "rho": 1}, "its options are start, end, share")],

@@ -15,7 +15,8 @@ from decathlon.tasks.jregnet.market import Market
 
 
 class Steps(IterableDataset):
-    """Numbers 0 … n-1; not split among devices, each of which draws profiles of its own."""
+    """Numbers 0 … n-1; not split among devices: in each step every device draws profiles of its own, or takes its own
+    batch of a fixed training set (:class:`~.market.TrainingProfiles`)."""
 
     def __init__(self, count: int) -> None:
         self.count = count

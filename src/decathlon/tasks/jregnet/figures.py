@@ -21,6 +21,7 @@ from decathlon.tasks.jregnet.priors import Prior
 Mechanism = Callable[..., Any]
 STEPS = 61
 MAPPED = 6  # bidders up to which an allocation map says something
+PANELS = 4  # audit bars of so many markets stand side by side
 
 
 def _pyplot() -> Any:
@@ -100,7 +101,10 @@ def draw_job(folder: str | Path, market: Market, method: Method, curve: Sequence
 
 
 def read_jobs(results: Path) -> list[dict[str, Any]]:
-    """Metrics of the finished jobs under ``results``, with dataset and method, averaged over seeds.
+    """Metrics of the finished jobs under ``results``, averaged over seeds.
+
+    Each row has its ``method`` and, as ``dataset``, the market's name with whatever differs from that dataset's own
+    distribution, click rates and graph: ``G, bundles 8, normal``.
 
     Raises:
         DataError: there are none.
@@ -109,7 +113,7 @@ def read_jobs(results: Path) -> list[dict[str, Any]]:
     for path in sorted(results.glob("**/metrics.json")):
         record = json.loads(path.read_text())
         config = record["config"]
-        groups.setdefault((config["dataset"]["name"], config["method"]["name"]), []).append(record["metrics"])
+        groups.setdefault((market_label(config), config["method"]["name"]), []).append(record["metrics"])
     if not groups:
         raise DataError(f"no finished jobs under {results}")
     rows = []
@@ -120,14 +124,33 @@ def read_jobs(results: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def market_label(config: Mapping[str, Any]) -> str:
+    """One line that tells the market of a job from all others of the same dataset."""
+    dataset = config["dataset"]
+    parts = [str(dataset["name"])]
+    if dataset.get("size") is not None:
+        parts.append(f"size {dataset['size']}")
+    if config.get("bundles") is not None:
+        parts.append(f"bundles {config['bundles']}")
+    for name in ("distribution", "click_rates"):
+        value = config.get(name)
+        if value is not None and value != dataset.get(name):
+            parts.append(value if isinstance(value, str) else json.dumps(value))
+    return ", ".join(parts)
+
+
 def draw_audit_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Per method: virtual welfare (solid) and the revenue above it (hatched: only there because nobody reacts)."""
     pyplot = _pyplot()
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    columns = min(PANELS, len(datasets))
+    lines = -(-len(datasets) // columns)
     figure, axes = pyplot.subplots(
-        1, len(datasets), figsize=(4.5 * len(datasets), 3.8), squeeze=False, layout="constrained"
+        lines, columns, figsize=(4.5 * columns, 3.8 * lines), squeeze=False, layout="constrained"
     )
-    for axis, dataset in zip(axes[0], datasets):
+    for axis in axes.flat[len(datasets) :]:
+        axis.set_axis_off()
+    for axis, dataset in zip(axes.flat, datasets):
         here = [row for row in rows if row["dataset"] == dataset and "test/virtual_welfare" in row]
         names = [row["method"] for row in here]
         real = [min(row["test/virtual_welfare"], row["test/revenue"]) for row in here]
@@ -144,7 +167,7 @@ def draw_audit_bars(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_frontier(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Revenue as a share of the optimum against mean regret, one point per dataset and method."""
+    """Revenue as a share of the optimum against mean regret, one point per market and method."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for method in dict.fromkeys(row["method"] for row in rows):

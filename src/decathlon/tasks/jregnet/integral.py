@@ -33,13 +33,14 @@ class IntegralPayments:
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
         rows = bids.T.contiguous().to(self.network.bias_in)
+        present = None if present is None else present.to(rows.device)
         allocation = self.network.outcome(auction, rows.T, present).allocation
         size = max(1, MAX_ROWS // (len(rows) * 2 * self.cells))
         parts = rows.split(size, 1)
         graphs = [None] * len(parts) if present is None else present.T.split(size, 1)
         rents = [self.clicks_and_rent(part, part[:, None], graph)[1][:, 0] for part, graph in zip(parts, graphs)]
-        clicks = auction.clicks(allocation)
-        return Outcome(allocation, bids * clicks - torch.cat(rents, 1).T)
+        payments = bids.to(rows) * auction.clicks(allocation) - torch.cat(rents, 1).T
+        return Outcome(allocation.to(bids), payments.to(bids))
 
     @torch.no_grad()
     def deviate(
@@ -47,7 +48,7 @@ class IntegralPayments:
     ) -> Tensor:
         """Utilities (M, B, n): (v_i - b_i) g_i(b_i) + int g_i."""
         rows, lies = (x.movedim(-1, 0).contiguous().to(self.network.bias_in) for x in (values, misreports))
-        clicks, rent = self.clicks_and_rent(rows, lies, None if present is None else present.T)
+        clicks, rent = self.clicks_and_rent(rows, lies, None if present is None else present.T.to(rows.device))
         return ((rows[:, None] - lies) * clicks + rent).permute(1, 2, 0).to(misreports)
 
     def clicks_and_rent(self, rows: Tensor, tops: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,19 @@ from decathlon.tasks.jregnet.stacking import Stack
 
 
 class LearntMechanism:
-    """A trained network as a mechanism, with the fast path for deviations that :mod:`~.regret` looks for."""
+    """A trained network as a mechanism, with the fast path for deviations that :mod:`~.regret` looks for.
+
+    It computes on the network's device and returns to that of the bids.
+    """
 
     def __init__(self, network: JRegNet) -> None:
         self.network = network.eval()
 
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
-        outcome = self.network.outcome(auction, bids.to(self.network.bias_in), present)
-        return Outcome(outcome.allocation, outcome.payments)
+        there = None if present is None else present.to(self.network.bias_in.device)
+        outcome = self.network.outcome(auction, bids.to(self.network.bias_in), there)
+        return Outcome(outcome.allocation.to(bids.device), outcome.payments.to(bids.device))
 
     @torch.no_grad()
     def deviate(
@@ -35,7 +39,8 @@ class LearntMechanism:
             values.T.contiguous().to(self.network.bias_in),
             misreports.permute(2, 0, 1).to(self.network.bias_in),
         )
-        _, _, clicks, payments = self.network(bids, lies, None if present is None else present.T)
+        there = None if present is None else present.T.to(bids.device)
+        _, _, clicks, payments = self.network(bids, lies, there)
         return (clicks * bids[:, None] - payments).permute(1, 2, 0).to(misreports)
 
 
@@ -117,7 +122,8 @@ class RegretLearner(Method):
             return self.search(utility, start, low, high)
         rows = torch.arange(len(self.seeds), device=batch.index.device)[:, None]
         found = self.search(utility, self.cache[rows, batch.index].movedim(1, -1), low, high)
-        self.cache[rows, batch.index] = found.movedim(-1, 1)
+        for index, misreports in zip(everyones(batch.index), everyones(found)):
+            self.cache[rows, index] = misreports.movedim(-1, 1)
         return found
 
     def objectives(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
@@ -148,3 +154,15 @@ class RegretLearner(Method):
         network: nn.Module = self.stack.single(place)
         assert isinstance(network, JRegNet)
         return LearntMechanism(network)
+
+
+def everyones(part: Tensor) -> list[Tensor]:
+    """``part`` of all devices that train together, in the order of their ranks; of the only one where there is one.
+
+    With it every device keeps the whole cache of misreports, which any of them may need, and a checkpoint holds.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [part]
+    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, part.contiguous())
+    return parts

@@ -56,8 +56,8 @@ def _read(values: tuple[Path, int], edges: tuple[Path, int]) -> AuctionLog:
     auctions: dict[str, dict[str, float]] = {}
     faults: list[str] = []
     for place, row in _rows(values[0], VALUE_COLUMNS):
-        fault = _value_fault(row, side_of, auctions)
-        if fault:
+        fault = row if isinstance(row, str) else _value_fault(row, side_of, auctions)
+        if isinstance(row, str) or fault:
             faults.append(f"{place}: {fault}")
             continue
         side_of[row["bidder"]] = row["side"]
@@ -102,6 +102,9 @@ def _read_edges(path: Path, side_of: dict[str, str], number: dict[str, int]) -> 
     bundles: dict[tuple[int, int], None] = {}
     faults = []
     for place, row in _rows(path, EDGE_COLUMNS):
+        if isinstance(row, str):
+            faults.append(f"{place}: {row}")
+            continue
         fault = None
         for side in SIDES:
             if side_of.get(row[side]) != side:
@@ -119,8 +122,8 @@ def _read_edges(path: Path, side_of: dict[str, str], number: dict[str, int]) -> 
     return tuple(bundles)
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """("file line N", row) with stripped fields; the header is checked, a short or long row is a fault."""
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str] | str]]:
+    """("file line N", row) with stripped fields; of a short or long row its fault. The header is checked."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -133,7 +136,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
                     continue
                 place = f"{path.name} line {reader.line_num}"
                 if len(row) != len(header):
-                    raise DataError(f"{place}: {len(row)} fields, the header has {len(header)}")
+                    yield place, f"{len(row)} fields, the header has {len(header)}"
+                    continue
                 fields = dict(zip(header, (field.strip() for field in row)))
                 yield place, fields
     except (UnicodeDecodeError, csv.Error) as error:

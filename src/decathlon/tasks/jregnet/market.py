@@ -129,8 +129,8 @@ class TrainingProfiles:
         batch_size: profiles per batch.
         noise: U[0,1] draws per bidder and profile that the method wants.
         columns: number of leading bidders that the method sees.
-        size: N of a fixed training set, run through in a new order at each pass; None draws fresh profiles (from a
-            log: its training auctions, with replacement).
+        size: N of a fixed training set, run through in a new order at each pass, by several devices together; None
+            draws fresh profiles (from a log: its training auctions, with replacement), other ones on each device.
     """
 
     def __init__(
@@ -151,9 +151,9 @@ class TrainingProfiles:
                 )
         self._orders: dict[int, tuple[int, Tensor]] = {}
 
-    def batch(self, step: int, rank: int = 0) -> Batch:
-        """The batch of step number ``step`` (from 0) for all seeds."""
-        drawn = [self._draw(seed, step, rank) for seed in self.seeds]
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """The batch of step number ``step`` (from 0) for all seeds, on device ``rank`` of ``ranks``."""
+        drawn = [self._draw(seed, step, rank, ranks) for seed in self.seeds]
         values, noise, presence, index = ([run[part] for run in drawn] for part in range(4))
         keep = slice(0, self.columns)
         return Batch(
@@ -163,7 +163,7 @@ class TrainingProfiles:
             None if index[0] is None else torch.stack(index),
         )
 
-    def _draw(self, seed: int, step: int, rank: int) -> tuple[Tensor, Tensor, Any, Any]:
+    def _draw(self, seed: int, step: int, rank: int, ranks: int) -> tuple[Tensor, Tensor, Any, Any]:
         """Values (B, n), noise (M, B, n), presence (B, E) and index (B,) of one run."""
         source = generator("step", seed, step, rank)
         size, bidders, market = self.batch_size, self.market.auction.bidders, self.market
@@ -175,15 +175,16 @@ class TrainingProfiles:
                 present = graphs.random_presence(size, pairs, market.per_sample, source)
             return market.prior.transform(uniforms[0]), uniforms[1:], present, None
         values, presence = self._fixed[seed]
-        index = self._index(seed, step, len(values), source)
+        index = self._index(seed, step * ranks + rank, len(values), source)
         noise = torch.rand(self.noise, size, bidders, generator=source)
         return values[index], noise, None if presence is None else presence[index], index
 
-    def _index(self, seed: int, step: int, profiles: int, source: torch.Generator) -> Tensor:
+    def _index(self, seed: int, number: int, profiles: int, source: torch.Generator) -> Tensor:
+        """(B,) places of batch ``number``, counted over all steps and devices."""
         if self.size is None:
             return torch.randint(profiles, (self.batch_size,), generator=source)
         batches = profiles // self.batch_size
-        turn, place = divmod(step, max(1, batches))
+        turn, place = divmod(number, max(1, batches))
         if self._orders.get(seed, (-1, None))[0] != turn:
             self._orders[seed] = (turn, torch.randperm(profiles, generator=generator("order", seed, turn)))
         return self._orders[seed][1][place * self.batch_size : (place + 1) * self.batch_size]

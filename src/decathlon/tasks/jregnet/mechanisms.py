@@ -88,8 +88,8 @@ def gsp(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> O
         raise ValueError("GSP sells to single bidders; use auction.traditional()")
     scores = bundle_scores(auction, bids.double(), 0.0, present)
     allocation = allocate(auction, scores)
-    following = best(scores, auction.slots + 1)[:, 1:] * auction.click_rates
-    return _like(bids, allocation, (allocation @ following[:, :, None]).squeeze(2) @ auction.incidence)
+    following = best(scores, auction.slots + 1)[:, 1:] * auction.click_rates.to(scores)
+    return _like(bids, allocation, (allocation @ following[:, :, None]).squeeze(2) @ auction.incidence.to(scores))
 
 
 def _like(bids: Tensor, allocation: Tensor, payments: Tensor) -> Outcome:

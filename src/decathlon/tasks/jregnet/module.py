@@ -118,7 +118,7 @@ class JointAuctionModule(LightningModule):
                 step = int(self.iteration)
                 if step >= self.schedule.iterations:
                     break
-                drawn = self.profiles.batch(step, self.global_rank).to(device, dtype)
+                drawn = self.profiles.batch(step, self.global_rank, self.trainer.world_size).to(device, dtype)
                 logs = iterate(self.method, drawn, optimizer, self.schedule, step, self.manual_backward)
                 self.iteration += 1
         for name, value in logs.items():
@@ -154,6 +154,7 @@ class JointAuctionModule(LightningModule):
             stores = market.prior.select(slice(0, market.auction.stores))
             shops = values[:, : market.auction.stores]
             store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
+            store_opt = store_opt if stores.independent else float("nan")
             metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 Numbers = float | Sequence[float] | Tensor
+ROUNDING = 1e-7  # relative, above that of float32
 
 
 class Prior(ABC):
@@ -18,7 +19,8 @@ class Prior(ABC):
 
     Attributes:
         low, high: (n,) float64, the support of each bidder; misreports are searched inside it.
-        independent: whether the values are independent; only then is the Myerson optimum a bound.
+        independent: whether the values are independent; only then is the Myerson optimum a bound. It may be set on an
+            instance; :meth:`select` carries it over.
     """
 
     independent = True
@@ -78,7 +80,9 @@ class _Parametric(Prior):
     def select(self, bidders: slice) -> Prior:
         """The prior of some of the bidders."""
         low = self.low[bidders]
-        return type(self)(len(low), **{name: value[bidders] for name, value in self.parameters.items()})
+        chosen = type(self)(len(low), **{name: value[bidders] for name, value in self.parameters.items()})
+        chosen.independent = self.independent
+        return chosen
 
 
 class Uniform(_Parametric):
@@ -124,7 +128,8 @@ class Exponential(_Parametric):
 
     def virtual(self, values: Tensor) -> Tensor:
         rate, cap = self._get("rate", values), self._get("cap", values)
-        return torch.where(values >= cap, cap, values - 1 / rate)
+        atom = (self.parameters["cap"] * (1 - ROUNDING)).to(values)  # a value drawn in float32 may lie below the cap
+        return torch.where(values >= atom, cap, values - 1 / rate)
 
     def inverse_virtual(self, scores: Tensor) -> Tensor:
         rate, cap = self._get("rate", scores), self._get("cap", scores)
@@ -194,7 +199,10 @@ class Product(Prior):
             if inside:
                 chosen.append(part.select(slice(inside[0], inside[-1] + 1)))
             start += size
-        return Product(*chosen)
+        selected = Product(*chosen)
+        if self.independent != all(part.independent for part in self.parts):  # declared for the whole
+            selected.independent = self.independent
+        return selected
 
 
 class Copula(Prior):

@@ -72,13 +72,16 @@ class Table(Prior):
         return _interpolate(values, self.knots, self.slopes)
 
     def inverse_virtual(self, scores: Tensor) -> Tensor:
-        inverse = _interpolate(scores.double(), self.slopes, self.knots)
-        inverse = torch.where(scores <= self.slopes[:, 0], self.low, inverse)
-        inverse = inverse.masked_fill(scores > self.slopes[:, -1], math.inf)
+        slopes, low = self.slopes.to(scores.device), self.low.to(scores.device)
+        inverse = _interpolate(scores.double(), slopes, self.knots)
+        inverse = torch.where(scores <= slopes[:, 0], low, inverse)
+        inverse = inverse.masked_fill(scores > slopes[:, -1], math.inf)
         return inverse.to(scores)
 
     def select(self, bidders: slice) -> Prior:
-        return Table(self.quantiles[bidders])
+        chosen = Table(self.quantiles[bidders])
+        chosen.independent = self.independent
+        return chosen
 
 
 class Normal(Table):
@@ -154,8 +157,9 @@ def _bidders_last(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Piecewise linear through (xs, ys), rows per bidder, constant outside; x (..., n)."""
+    """Piecewise linear through (xs, ys), rows per bidder, constant outside; x (..., n), on whose device it is done."""
     flat = _bidders_first(x).double()
+    xs, ys = xs.to(x.device), ys.to(x.device)
     right = torch.searchsorted(xs, flat).clamp(1, xs.shape[1] - 1)
     x0, x1 = xs.gather(1, right - 1), xs.gather(1, right)
     y0, y1 = ys.gather(1, right - 1), ys.gather(1, right)
