@@ -85,6 +85,21 @@ def test_training_reads_the_selection(root: Path) -> None:
         assert len(loader) == len(list(loader))
 
 
+def test_processes_share_every_batch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(root)
+    loader = data.train_dataloader()
+    alone = [batch.index for batch in loader]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        parts.append([batch.index for batch in loader])
+        assert len(loader) == len(alone) == len(parts[-1])
+    for whole, first, second in zip(alone, *parts, strict=True):
+        assert len(first) == len(second) == 8 and sorted(torch.cat([first, second]).tolist()) == sorted(whole.tolist())
+
+
 class Watcher(pl.LightningModule):
     """Notes which samples it was given."""
 

@@ -20,7 +20,7 @@ from decathlon.molecules.packing import PackedFingerprints
 from decathlon.molecules.pretraining import Recipe, load_weights, parse_recipe, pretrained, source_table
 from decathlon.molecules.splits import Split, random_split, scaffold_split
 from decathlon.molecules.storage import digest, digest_strings, processed_path
-from decathlon.pruning import EpochSampler, split_batches
+from decathlon.pruning import EpochSampler
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class MoleculeData(pl.LightningDataModule):
         model: name of the encoder, or a mapping of ``name`` and options; decides what is featurised.
         pretrain: ``none``, ``default``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, a checkpoint,
             or a mapping of ``name`` and options (``decathlon.molecules.pretraining.Recipe``).
-        batch_size: of training.
+        batch_size: of a training step; several processes share each batch.
         seed: of the order of training.
         split: ``random`` or ``scaffold``. split_seed: of the random split.
         max_molecules: use at most so many molecules of the target, and of the pretraining source.
@@ -203,11 +203,14 @@ class MoleculeData(pl.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of what ``sampler`` yields; a last batch of one molecule joins the one before it."""
+        """Batches of what ``sampler`` selects; a last batch of one molecule joins the one before it.
+
+        ``batch_size`` is that of all processes together: each reads its part of every batch.
+        """
         return BatchLoader(
             self.parts["train"].batch,
-            order=lambda: split_batches(self.sampler.order(), self.batch_size),
-            length=lambda: _number_of_batches(len(self.sampler), self.batch_size),
+            order=lambda: self.sampler.batches(self.batch_size),
+            length=lambda: self.sampler.number_of_batches(self.batch_size),
             sampler=self.sampler,
             batch_size=self.batch_size,
         )
@@ -242,8 +245,3 @@ def describe(report: Mapping[str, int]) -> str:
     """A table's report in words: 41,127 rows; 7 without valence check."""
     parts = [f"{count:,} {part.replace('_', ' ')}" for part, count in report.items() if count or part == "rows"]
     return "; ".join(parts)
-
-
-def _number_of_batches(n: int, batch_size: int) -> int:
-    full, rest = divmod(n, batch_size)
-    return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
