@@ -175,6 +175,21 @@ def test_a_checkpoint_as_pretraining(root: Path) -> None:
         module(root, model={"name": "gin_small", "width": 32}, pretrain=str(root / "w.pt"))
 
 
+def test_an_overwritten_checkpoint_is_another_one(root: Path) -> None:
+    """Scores of static methods are cached by what ``identity`` says."""
+    encoder = make_encoder("gin_small", {"inputs": "graph"})
+
+    def identity(path: Path) -> dict[str, Any]:
+        return module(root, model="gin_small", pretrain=str(path)).identity()
+
+    torch.save(encoder.state_dict(), root / "w.pt")
+    first = identity(root / "w.pt")
+    (root / "copy.pt").write_bytes((root / "w.pt").read_bytes())
+    assert identity(root / "w.pt") == identity(root / "copy.pt") == first
+    torch.save({name: value + 1 for name, value in encoder.state_dict().items()}, root / "w.pt")
+    assert identity(root / "w.pt") != first
+
+
 def test_what_the_scores_need(root: Path) -> None:
     data = module(root, model="gin_small")
     bits = data.fingerprints()

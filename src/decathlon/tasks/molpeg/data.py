@@ -191,9 +191,18 @@ class MoleculeData(pl.LightningDataModule):
             "split": [self.split, self.split_seed],
             "inputs": self.inputs,
             "batch_size": self.batch_size,
-            "pretrain": self.recipe.key() if self.recipe else None,
+            "pretrain": self._pretrain_identity(),
             "model": list(model_options(self.model)),
         }
+
+    def _pretrain_identity(self) -> dict[str, Any] | None:
+        if self.recipe is None:
+            return None
+        key = self.recipe.key()
+        if key.get("source") is not None:  # its name does not say what is in its file; the weights do
+            state = self.pretrained_state() or {}
+            key["weights"] = digest([value.double().sum().item() for value in state.values()])
+        return key
 
     @property
     def cache_dir(self) -> Path:
