@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.pruning.base import Pruner
 from decathlon.pruning.distributed import is_distributed, merge, total
 from decathlon.pruning.evidence import Evidence
@@ -84,6 +85,15 @@ class Pruning(Callback):
         self._device = torch.device("cpu")
 
     # Building and selecting
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to average parameters that each process holds a part of only."""
+        strategy = type(trainer.strategy).__name__
+        sharded = any(word in strategy for word in ("FSDP", "ModelParallel", "DeepSpeed"))
+        if stage == "fit" and self.kind.wants_reference and sharded:
+            raise ConfigError(
+                f"{self.kind.__name__} averages whole parameters, which {strategy} splits over devices: use ddp"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the pruner, from scores of a scratch model if need be, and select for the first epoch."""
