@@ -176,7 +176,7 @@ def test_an_average_of_sharded_parameters_is_refused() -> None:
         pass
 
     trainer = cast(pl.Trainer, SimpleNamespace(strategy=FSDPStrategy()))
-    with pytest.raises(ConfigError, match="MolPeg averages whole parameters, which FSDPStrategy splits .*use ddp"):
+    with pytest.raises(ConfigError, match=r"MolPeg averages whole parameters, which FSDPStrategy splits .*use ddp"):
         Pruning(METHODS["molpeg"]).setup(trainer, Plain(), "fit")
     Pruning(METHODS["rankloss"]).setup(trainer, Plain(), "fit")
     Pruning(METHODS["molpeg"]).setup(trainer, Plain(), "test")
