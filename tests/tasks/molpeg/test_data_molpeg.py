@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from decathlon.cli import main
 from decathlon.errors import ConfigError, DataError
 from decathlon.molecules.encoders import make_encoder
 from decathlon.tasks.molpeg.data import MoleculeData
@@ -164,6 +165,30 @@ def test_prepared_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state is not None and all(torch.equal(state[name], value) for name, value in first.items())
     make_encoder("fp_mlp", again.encoder_spec()).load_state_dict(state)
     assert module(root).pretrained_state() is None
+
+
+def test_fetching_trains_nothing_and_says_where_things_lie(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decathlon.molecules.pretraining.train.train", lambda *a, **k: pytest.fail("trained"))
+    data = MoleculeData(root, TINY, pretrain={"name": "properties", "source": "zinc"})
+    monkeypatch.setattr("decathlon.molecules.pretraining.sources.SOURCES", {"zinc": {**TINY["source"], "files": ["z"]}})
+    with pytest.raises(DataError, match="z not found"):  # the source of pretraining is checked too
+        data.fetch_data()
+    (root / "raw").mkdir()
+    (root / "tiny.csv.gz").rename(root / "raw" / "tiny.csv.gz")
+    data = MoleculeData(root, TINY, pretrain={"name": "properties", "source": "train"})
+    assert data.fetch_data() == [root / "raw", root / "processed"] and len(data.parts) == 3
+
+
+def test_the_command_that_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("decathlon.molecules.pretraining.train.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("decathlon.execute.quiet", lambda: None)  # it sets this process's logging up for good
+    monkeypatch.setenv("DECATHLON_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir(mode=0o555)
+    main(["data", "chembl_alerts", f"data_dir={tmp_path / 'data'}", "data.max_molecules=100"])
+    assert f"chembl_alerts is ready in {tmp_path / 'cache'}\n" in capsys.readouterr().out
+    assert list((tmp_path / "cache").iterdir()) and not list((tmp_path / "data").iterdir())
 
 
 def test_a_checkpoint_as_pretraining(root: Path) -> None:

@@ -20,6 +20,7 @@ from decathlon.molecules.packing import PackedFingerprints
 from decathlon.molecules.pretraining import Recipe, load_weights, parse_recipe, pretrained, source_table
 from decathlon.molecules.splits import Split, random_split, scaffold_split
 from decathlon.molecules.storage import digest, digest_strings, processed_path
+from decathlon.molecules.tables import Table
 from decathlon.pruning import EpochSampler
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,21 @@ class MoleculeData(pl.LightningDataModule):
         log.info("%s: %s", self.dataset_name, describe(self.report))
         self.pretrained_state()
 
+    def fetch_data(self) -> list[Path]:
+        """Fetch, check and featurise the target, and fetch and check what pretraining reads; nothing is trained.
+
+        Returns:
+            The folders of what is there now: that of the raw file, if the dataset has one, and that of the features.
+        """
+        self.setup("fit")
+        log.info("%s: %s", self.dataset_name, describe(self.report))
+        if self.recipe is not None and self.recipe.name != "checkpoint":
+            self._pretraining_table(self.recipe)
+        elif self.recipe is not None:
+            self.pretrained_state()
+        raw = [self.source.fetch(self.root).parent] if hasattr(self.source, "fetch") else []
+        return [*raw, self.cache_dir.parent]
+
     def setup(self, stage: str | None = None) -> None:
         """Read the dataset and split it. All parts are read, whatever ``stage`` is."""
         if self.parts:
@@ -161,14 +177,16 @@ class MoleculeData(pl.LightningDataModule):
         if recipe.name == "checkpoint":
             with torch.random.fork_rng():
                 return load_weights(recipe.path, make_encoder(self.model, self.encoder_spec()))
-        limits = [limit for limit in (recipe.max_molecules, self.max_molecules) if limit is not None]
-        limit = min(limits) if limits else None
-        source = partial(
-            source_table, self.root, recipe.source, self.source, self.parts["train"].table, limit, self.max_molecules
-        )
+        source = partial(self._pretraining_table, recipe)
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
         return pretrained(self.root, self.model, recipe, source, self.processes, device)
+
+    def _pretraining_table(self, recipe: Recipe) -> Table:
+        limits = [limit for limit in (recipe.max_molecules, self.max_molecules) if limit is not None]
+        limit = min(limits) if limits else None
+        train = self.parts["train"].table
+        return source_table(self.root, recipe.source, self.source, train, limit, self.max_molecules)
 
     def fingerprints(self) -> Tensor | None:
         """Morgan bits of the training molecules, (n, 1024) uint8; None where the data have no SMILES."""
