@@ -1,7 +1,9 @@
 """Atomic writes, locks, caches, raw files."""
 
 import multiprocessing
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,7 @@ def test_a_download_is_checked_and_a_wrong_one_not_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+<<<<<<< HEAD
 def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from types import SimpleNamespace
@@ -97,3 +100,37 @@ def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, mon
     with pytest.raises(OSError, match="No space left on device"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
+=======
+class Short(BaseHTTPRequestHandler):
+    """Announces 1000 bytes, or a chunk of 1000, and sends fewer."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/chunked.csv":
+            self.protocol_version = "HTTP/1.1"
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"3e8\r\n" + b"a,b\n" * 50)
+            return
+        self.send_header("Content-Length", "1000" if self.path == "/short.csv" else "200")
+        self.end_headers()
+        self.wfile.write(b"a,b\n" * 50)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Short) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{server.server_port}"
+        for name, says in {
+            "short.csv": "broke off after 200 of 1000 bytes",
+            "chunked.csv": "cannot be fetched",
+        }.items():
+            with pytest.raises(DataError, match=says) as caught:
+                files.raw_file(tmp_path, ["x.csv"], f"{origin}/{name}")
+            assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+        assert files.raw_file(tmp_path, ["x.csv"], f"{origin}/whole.csv").read_text() == "a,b\n" * 50
+        server.shutdown()
+>>>>>>> fix/molpeg

@@ -117,8 +117,10 @@ def prepare_data(options: argparse.Namespace) -> None:
 
     quiet()
     _, data = construct(job.config)
-    data.prepare_data()
-    console.print(f"{options.dataset} is ready in {job.config['data_dir']}")
+    # A data module whose ``prepare_data`` does more than that offers ``fetch_data``, which may say where things lie.
+    folders = getattr(data, "fetch_data", data.prepare_data)() or [job.config["data_dir"]]
+    places = " and ".join(dict.fromkeys(str(folder) for folder in folders))
+    console.print(f"{options.dataset} is ready in {places}", soft_wrap=True)
 
 
 if __name__ == "__main__":

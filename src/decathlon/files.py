@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import http.client
 import os
 import shutil
 import tempfile
@@ -98,7 +99,7 @@ def find(root: str | Path, names: Sequence[str]) -> Path | None:
 
 
 def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, digest: str | None = None) -> Path:
-    """A raw data file: found under ``root``, or fetched from ``url`` into it and checked by SHA-256.
+    """A raw data file: found under ``root``, or fetched from ``url`` into it and checked by length and SHA-256.
 
     Args:
         root: the data folder; it and its direct subfolders are searched.
@@ -125,9 +126,12 @@ def raw_file(root: str | Path, names: Sequence[str], url: str | None = None, dig
                 with urllib.request.urlopen(url, timeout=60) as source, atomic(target) as temporary:
                     with open(temporary, "wb") as sink:
                         shutil.copyfileobj(source, sink)
+                    announced, size = source.headers.get("Content-Length", ""), temporary.stat().st_size
+                    if announced.isdigit() and int(announced) != size:
+                        raise DataError(f"{url} broke off after {size} of {announced} bytes; nothing kept, try again")
                     if digest is not None and sha256(temporary) != digest:
                         raise DataError(f"{url} has SHA-256 {sha256(temporary)}, expected {digest}; nothing kept")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"{wanted} not found in {root} and {url} cannot be fetched ({reason}); download it and put it at {target}"

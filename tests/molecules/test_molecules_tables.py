@@ -87,6 +87,21 @@ def test_an_unexpected_number_of_rows_is_reported(tmp_path: Path, caplog: pytest
     assert "t.csv has 3 rows, the published table has 5" in caplog.text
 
 
+def test_a_download_with_an_unexpected_number_of_rows_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, root = write(tmp_path, CSV, "published.csv").as_uri(), tmp_path / "data"
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=r"t\.csv was downloaded and has 3 rows, the published table has 5"
+        ) as caught:
+            source(url=url, rows=5).table(root)
+        assert "\n" not in str(caught.value) and [path.name for path in root.iterdir()] == ["t.csv.rejected"]
+    (root / "t.csv.rejected").rename(root / "t.csv")
+    assert len(source(url=url, rows=5).table(root)) == 3 and "the published table has 5" in caplog.text
+    assert len(source(url=url, rows=3).table(tmp_path / "other")) == 3
+
+
 def broken_gzip(path: Path) -> None:
     path.write_bytes(gzip.compress(("smiles,a,b\n" + "CCO,1,0\n" * 5000).encode())[:-40])
 

@@ -1,7 +1,8 @@
 """The general part: pruning switched on in tasks that know nothing of molecules."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import pytest
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from pruning_toy import Lines, Plain, Returning
 
 from decathlon.checkpoint import RandomState
+from decathlon.errors import ConfigError
 from decathlon.pruning import SoftRandom
 from decathlon.pruning.callback import Pruning
 from decathlon.pruning.method import make_pruner
@@ -167,3 +169,14 @@ def test_make_pruner_gives_each_seed_its_own_stream() -> None:
     picks = [make_pruner(spec, 100, 0.5, seed).select()[0] for seed in (0, 1, 0)]
     assert isinstance(make_pruner(spec, 100, 0.5), SoftRandom)
     assert torch.equal(picks[0], picks[2]) and not torch.equal(picks[0], picks[1])
+
+
+def test_an_average_of_sharded_parameters_is_refused() -> None:
+    class FSDPStrategy:
+        pass
+
+    trainer = cast(pl.Trainer, SimpleNamespace(strategy=FSDPStrategy()))
+    with pytest.raises(ConfigError, match=r"MolPeg averages whole parameters, which FSDPStrategy splits .*use ddp"):
+        Pruning(METHODS["molpeg"]).setup(trainer, Plain(), "fit")
+    Pruning(METHODS["rankloss"]).setup(trainer, Plain(), "fit")
+    Pruning(METHODS["molpeg"]).setup(trainer, Plain(), "test")

@@ -41,6 +41,7 @@ def test_both_ranks_select_the_same_from_all_scores(method: str, ranks: list[dic
             torch.equal(value, one["pruner"][name]) if isinstance(value, torch.Tensor) else value == one["pruner"][name]
         )
     k = 24
+    assert zero["samples"] == one["samples"] == 5 * k
     for epoch in range(5):
         mine, theirs = zero["trained"][epoch], one["trained"][epoch]
         assert len(mine) == len(theirs) == k // 2 and len(set(mine) | set(theirs)) == k

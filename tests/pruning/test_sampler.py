@@ -59,6 +59,29 @@ def test_ranks_share_an_epoch_evenly(k: int, world: int, monkeypatch: pytest.Mon
     assert list(sampler) == alone
 
 
+@pytest.mark.parametrize(("k", "world"), [(1000, 2), (100, 3), (18, 4), (17, 2), (1, 3)])
+def test_ranks_share_every_batch(k: int, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch size is that of all ranks together: they make as many steps, on the same batches, as one does."""
+    sampler = EpochSampler(1000, seed=5)
+    sampler.set_selection(torch.arange(k))
+    alone = sampler.batches(16)
+    assert len(alone) == sampler.number_of_batches(16)
+    assert all(torch.equal(a, b) for a, b in zip(alone, split_batches(sampler.order(), 16), strict=True))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
+    ranks = []
+    for rank in range(world):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        ranks.append(sampler.batches(16))
+        assert len(ranks[-1]) == sampler.number_of_batches(16) == len(alone)
+    for batch, parts in zip(alone, zip(*ranks, strict=True), strict=True):
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1 <= min(sizes) and sum(sizes) == max(len(batch), world)
+        assert set(torch.cat(parts).tolist()) == set(batch.tolist())
+    sampler.sharded = False
+    assert all(torch.equal(a, b) for a, b in zip(alone, sampler.batches(16), strict=True))
+
+
 def test_a_last_batch_of_one_joins_its_predecessor() -> None:
     assert [len(b) for b in split_batches(torch.arange(9), 4)] == [4, 5]
     assert [len(b) for b in split_batches(torch.arange(10), 4)] == [4, 4, 2]

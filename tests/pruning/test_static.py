@@ -213,6 +213,16 @@ def test_facility_location_is_the_greedy_one_and_nearly_optimal() -> None:
     assert value(coverage.facility_location(similarity, 40, width=8).tolist()) == pytest.approx(value(naive), rel=1e-6)
 
 
+def test_facility_location_chooses_different_samples_among_duplicates() -> None:
+    z = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    assert sorted(coverage.facility_location(1 - torch.cdist(z, z), 4).tolist()) == [0, 1, 2, 3]
+    z = torch.randn(25, 2, generator=generator(8)).repeat(2, 1)
+    distance = torch.cdist(z, z)
+    for k in (10, 30, 50):
+        chosen = coverage.facility_location(distance.max() - distance, k, width=8)
+        assert len(chosen.unique()) == k and len((chosen % 25).unique()) == min(k, 25)
+
+
 def test_craig_weights_are_cluster_sizes_per_class() -> None:
     found = evidence(n=120)
     classes = (found.labels == 1).any(1).long()

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import DataError
-from decathlon.files import raw_file
+from decathlon.files import find, raw_file
 from decathlon.molecules.packing import PackedGeometries
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class CsvSource:
     Args:
         files: accepted file names, searched in ``root`` and its direct subfolders.
         url: where the file is published; None: it cannot be fetched.
-        rows: how many rows the published file has; another number is reported.
+        rows: how many rows the published file has; a download with another number is refused, in a file that was there
+            it is reported.
         smiles: names that the SMILES column may have.
         labels: names of label columns, or patterns such as ``MUV-*``; ``*`` is every column but the SMILES.
             Empty: no labels.
@@ -116,8 +118,10 @@ class CsvSource:
         """Read the file.
 
         Raises:
-            DataError: the file is missing, corrupt, or not this kind of table; names the file.
+            DataError: the file is missing, corrupt, or not this kind of table, or was downloaded just now and does not
+                have the published number of rows; names the file.
         """
+        fresh = find(root, self.files) is None
         path = self.fetch(root)
         frame, skipped = read_csv(path, self.member, self.header)
         smiles_name = next((name for name in self.smiles_names if name in frame), None)
@@ -133,6 +137,8 @@ class CsvSource:
         if not good.any() or report["malformed"] > total / 2:
             raise DataError(f"{path}: {report['malformed']} of {total} rows are malformed; is it the right file?")
         if self.rows is not None and total != self.rows:
+            if fresh:
+                raise DataError(_reject(path, f"{total} rows, the published table has {self.rows}"))
             log.warning("%s has %d rows, the published table has %d", path.name, total, self.rows)
         texts = smiles[good].astype(str).str.strip().tolist()
         y = y[good]
@@ -207,6 +213,14 @@ def _bytes(path: Path, member: str | None) -> bytes:
             content = archive.read(member or archive.namelist()[0])
         return gzip.decompress(content) if (member or "").endswith(".gz") else content
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def _reject(path: Path, fault: str) -> str:
+    """Set a download aside, so that the next run does not take it for a file of the user's; say so."""
+    aside = path.with_name(path.name + ".rejected")
+    with suppress(FileNotFoundError):  # another process downloaded and rejected it as well
+        path.replace(aside)
+    return f"{path.name} was downloaded and has {fault}; it is now {aside}: rename it back to use it as it is"
 
 
 def _some(columns: Any, most: int = 8) -> str:

@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.pruning.base import Pruner
-from decathlon.pruning.distributed import is_distributed, merge
+from decathlon.pruning.distributed import is_distributed, merge, total
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import mean_lag
@@ -85,6 +86,15 @@ class Pruning(Callback):
 
     # Building and selecting
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to average parameters that each process holds a part of only."""
+        strategy = type(trainer.strategy).__name__
+        sharded = any(word in strategy for word in ("FSDP", "ModelParallel", "DeepSpeed"))
+        if stage == "fit" and self.kind.wants_reference and sharded:
+            raise ConfigError(
+                f"{self.kind.__name__} averages whole parameters, which {strategy} splits over devices: use ddp"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the pruner, from scores of a scratch model if need be, and select for the first epoch."""
         if self.sampler is None:
@@ -141,7 +151,9 @@ class Pruning(Callback):
     def _merge(self) -> None:
         """Let all processes know what each has seen."""
         if self._seen and self.pruner is not None:
-            merge(self.pruner, torch.cat(self._seen), self._device)
+            seen = torch.cat(self._seen)
+            merge(self.pruner, seen, self._device)
+            self.samples += total(len(seen), self._device)
         self._seen = []
 
     def _rescore(self, epoch: int, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,9 +210,10 @@ class Pruning(Callback):
             raise ValueError("pruning needs per-sample losses: return `losses` or offer `sample_losses(batch)`")
         index = given["index"] if "index" in given else index_of(batch)
         self.pruner.update(index, losses, given.get("reference_losses", self._reference_losses))
-        self.samples += len(index)
         if is_distributed():
             self._seen.append(index.cpu())
+        else:
+            self.samples += len(index)
         if self.shadow is not None and trainer.global_step > self._step:
             self.shadow.update()
         self._step = trainer.global_step
@@ -208,11 +221,10 @@ class Pruning(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log, and select for the next epoch, so that a loader which reads ahead finds it set."""
-        world = trainer.world_size
         assert self.pruner is not None
         self._merge()
         coverage = float((self.pruner.count > 0).float().mean())
-        values = {**self.stats, "train/coverage": coverage, "train/samples": float(self.samples * world)}
+        values = {**self.stats, "train/coverage": coverage, "train/samples": float(self.samples)}
         if self.kind.wants_reference:
             values["train/reference_lag"] = mean_lag(getattr(self.pruner, "beta", 0.5))
         pl_module.log_dict(values)

@@ -26,6 +26,7 @@ def facility_location(similarity: Tensor, k: int, width: int = 32) -> Tensor:
             ahead = bound.topk(min(width + 1, n))
             top = ahead.indices[:width]
             gain = (similarity[top] - best).clamp_(min=0).sum(1)
+            gain[ahead.values[:width] == -torch.inf] = -torch.inf  # chosen before
             bound[top] = gain
             new = int(gain.argmax())
             if width == n or gain[new] >= ahead.values[width]:

@@ -23,11 +23,20 @@ def gather_rows(rows: Tensor, device: torch.device | str = "cpu") -> list[Tensor
     return [part[: int(size)].cpu() for part, size in zip(parts, sizes, strict=True)]
 
 
+def total(number: int, device: torch.device | str = "cpu") -> int:
+    """The sum of the ``number`` of every process."""
+    if not is_distributed():
+        return number
+    count = torch.tensor([number], device=device)
+    torch.distributed.all_reduce(count)
+    return int(count)
+
+
 def merge(pruner: Pruner, seen: Tensor, device: torch.device | str = "cpu") -> None:
     """Give the pruner of every process the state of all samples that any process has ``seen`` since the last merge.
 
-    A sample that several processes have seen (the sampler fills up the last ones) takes the state of the highest
-    rank, everywhere; its count adds up as if it had been seen once.
+    A sample that several processes have seen (the sampler repeats those of a batch that is too small to share) takes
+    the state of the highest rank, everywhere; its count adds up as if it had been seen once.
 
     Args:
         seen: (m,) int64 positions whose state this process has changed.

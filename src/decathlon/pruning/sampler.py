@@ -26,12 +26,13 @@ class EpochSampler(DistributedSampler):
     """Yields the selected positions 0..n-1 of the training set, shuffled by (seed, epoch).
 
     Nothing is drawn from a global generator: the order of epoch e is the same in an uninterrupted and in a
-    resumed run. When ``torch.distributed`` is initialised each rank gets every world-size-th position of the
-    common order; the order is filled up from its start so that all ranks have equally many. It is a
-    ``DistributedSampler`` so that Lightning leaves it in its place.
+    resumed run. It is a ``DistributedSampler`` so that Lightning leaves it in its place.
 
-    Use it as ``sampler=`` of a ``DataLoader``, or take a whole epoch as one tensor by ``order()`` and cut it
-    with ``split_batches``. Before the first ``set_selection`` it yields the whole training set.
+    Take a whole epoch, cut into batches, by ``batches(batch_size)``: when ``torch.distributed`` is initialised the
+    ranks share each batch, so that an epoch has the same batches and steps for any number of them. Or use it as
+    ``sampler=`` of a ``DataLoader``: then each rank reads every world-size-th position of the common order, filled
+    up from its start so that all have equally many, and the loader's ``batch_size`` is that of one rank. Before the
+    first ``set_selection`` it yields the whole training set.
 
     Args:
         n: number of training samples.
@@ -73,20 +74,39 @@ class EpochSampler(DistributedSampler):
 
     def order(self) -> Tensor:
         """The positions of this rank in this epoch, in order: (len(self),) int64."""
-        k = self._size()
-        order = torch.randperm(k, generator=epoch_generator(self.seed, self.epoch))
-        if self.indices is not None:
-            order = self.indices[order]
+        order = self._common_order()
         world, rank = self._world()
         if world > 1:
-            order = order.repeat(-(-world // k) + 1)[: world * len(self)][rank::world]
+            order = order.repeat(-(-world // len(order)) + 1)[: world * len(self)][rank::world]
         return order
+
+    def batches(self, batch_size: int) -> list[Tensor]:
+        """This rank's part of each batch of ``batch_size`` positions of this epoch: one int64 tensor per batch.
+
+        The parts of a batch differ by one sample at most, and together are the batch. Only where the last one has
+        fewer samples than there are ranks, some of its samples go to several ranks.
+        """
+        batches = split_batches(self._common_order(), batch_size)
+        world, rank = self._world()
+        if world == 1:
+            return batches
+        return [batch[rank::world] if len(batch) >= world else batch[[rank % len(batch)]] for batch in batches]
+
+    def number_of_batches(self, batch_size: int) -> int:
+        """How many batches ``batches`` cuts an epoch into; the same on all ranks."""
+        full, rest = divmod(self._size(), batch_size)
+        return max(1, full + (rest > 1 or (rest == 1 and full == 0)))
 
     def __iter__(self) -> Iterator[int]:
         yield from self.order().tolist()
 
     def __len__(self) -> int:
         return -(-self._size() // self._world()[0])
+
+    def _common_order(self) -> Tensor:
+        """The positions of all ranks in this epoch, in order."""
+        order = torch.randperm(self._size(), generator=epoch_generator(self.seed, self.epoch))
+        return order if self.indices is None else self.indices[order]
 
     def _size(self) -> int:
         return self.n if self.indices is None else len(self.indices)

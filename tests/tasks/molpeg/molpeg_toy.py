@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from decathlon.checkpoint import RandomState
 from decathlon.molecules.batches import FingerprintBatch
 from decathlon.molecules.loader import BatchLoader
-from decathlon.pruning import EpochSampler, split_batches
+from decathlon.pruning import EpochSampler
 from decathlon.pruning.callback import Pruning
 from decathlon.tasks.molpeg.module import FineTune
 
@@ -62,8 +62,8 @@ class Bits(pl.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         return BatchLoader(
             lambda rows: self.batch("train", rows),
-            lambda: split_batches(self.sampler.order(), 16),
-            lambda: len(split_batches(self.sampler.order(), 16)),
+            lambda: self.sampler.batches(16),
+            lambda: self.sampler.number_of_batches(16),
             sampler=self.sampler,
         )
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from decathlon.cli import main
 from decathlon.errors import ConfigError, DataError
 from decathlon.molecules.encoders import make_encoder
 from decathlon.tasks.molpeg.data import MoleculeData
@@ -85,6 +86,21 @@ def test_training_reads_the_selection(root: Path) -> None:
         assert len(loader) == len(list(loader))
 
 
+def test_processes_share_every_batch(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(root)
+    loader = data.train_dataloader()
+    alone = [batch.index for batch in loader]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        parts.append([batch.index for batch in loader])
+        assert len(loader) == len(alone) == len(parts[-1])
+    for whole, first, second in zip(alone, *parts, strict=True):
+        assert len(first) == len(second) == 8 and sorted(torch.cat([first, second]).tolist()) == sorted(whole.tolist())
+
+
 class Watcher(pl.LightningModule):
     """Notes which samples it was given."""
 
@@ -151,6 +167,30 @@ def test_prepared_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert module(root).pretrained_state() is None
 
 
+def test_fetching_trains_nothing_and_says_where_things_lie(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decathlon.molecules.pretraining.train.train", lambda *a, **k: pytest.fail("trained"))
+    data = MoleculeData(root, TINY, pretrain={"name": "properties", "source": "zinc"})
+    monkeypatch.setattr("decathlon.molecules.pretraining.sources.SOURCES", {"zinc": {**TINY["source"], "files": ["z"]}})
+    with pytest.raises(DataError, match="z not found"):  # the source of pretraining is checked too
+        data.fetch_data()
+    (root / "raw").mkdir()
+    (root / "tiny.csv.gz").rename(root / "raw" / "tiny.csv.gz")
+    data = MoleculeData(root, TINY, pretrain={"name": "properties", "source": "train"})
+    assert data.fetch_data() == [root / "raw", root / "processed"] and len(data.parts) == 3
+
+
+def test_the_command_that_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("decathlon.molecules.pretraining.train.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("decathlon.execute.quiet", lambda: None)  # it sets this process's logging up for good
+    monkeypatch.setenv("DECATHLON_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir(mode=0o555)
+    main(["data", "chembl_alerts", f"data_dir={tmp_path / 'data'}", "data.max_molecules=100"])
+    assert f"chembl_alerts is ready in {tmp_path / 'cache'}\n" in capsys.readouterr().out
+    assert list((tmp_path / "cache").iterdir()) and not list((tmp_path / "data").iterdir())
+
+
 def test_a_checkpoint_as_pretraining(root: Path) -> None:
     encoder = make_encoder("gin_small", {"inputs": "graph"})
     torch.save(encoder.state_dict(), root / "w.pt")
@@ -158,6 +198,21 @@ def test_a_checkpoint_as_pretraining(root: Path) -> None:
     assert state is not None and torch.equal(state["element.weight"], encoder.state_dict()["element.weight"])
     with pytest.raises(DataError, match="another encoder"):
         module(root, model={"name": "gin_small", "width": 32}, pretrain=str(root / "w.pt"))
+
+
+def test_an_overwritten_checkpoint_is_another_one(root: Path) -> None:
+    """Scores of static methods are cached by what ``identity`` says."""
+    encoder = make_encoder("gin_small", {"inputs": "graph"})
+
+    def identity(path: Path) -> dict[str, Any]:
+        return module(root, model="gin_small", pretrain=str(path)).identity()
+
+    torch.save(encoder.state_dict(), root / "w.pt")
+    first = identity(root / "w.pt")
+    (root / "copy.pt").write_bytes((root / "w.pt").read_bytes())
+    assert identity(root / "w.pt") == identity(root / "copy.pt") == first
+    torch.save({name: value + 1 for name, value in encoder.state_dict().items()}, root / "w.pt")
+    assert identity(root / "w.pt") != first
 
 
 def test_what_the_scores_need(root: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from decathlon.errors import ConfigError
+from decathlon.files import sha256
 from decathlon.molecules.encoders import model_inputs, model_options
 
 NAMES = ("default", "none", "properties", "graphmae", "graphcl", "denoise")
@@ -49,7 +50,9 @@ class Recipe:
     path: str = ""
 
     def key(self) -> dict[str, Any]:
-        """What identifies the result."""
+        """What identifies the result; a checkpoint is known by its content, wherever it lies."""
+        if self.name == "checkpoint":
+            return {"name": self.name, "sha256": sha256(self.path)}
         return asdict(self)
 
 

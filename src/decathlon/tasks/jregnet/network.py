@@ -103,13 +103,13 @@ class JRegNet(nn.Module):
         count, samples = misreports.shape[1:]
         rows = self._first_layer(bids, misreports, present)
         allocation, charges = self._heads(rows, _tile(present, 1 + len(bids) * count))
-        shown = self._shown(allocation)
-        own_shown, own_charges = (_own(x[..., samples:], count, samples) for x in (shown, charges))
+        shown = self._shown(allocation[..., :samples])
+        own_shown = self._own_shown(allocation[..., samples:], count, samples)
         return (
-            shown[..., :samples].sum(1),
-            self._payments(bids, shown[..., :samples], charges[..., :samples]),
+            shown.sum(1),
+            self._payments(bids, shown, charges[..., :samples]),
             own_shown.sum(1),
-            self._payments(misreports, own_shown, own_charges),
+            self._payments(misreports, own_shown, _own(charges[..., samples:], count, samples)),
         )
 
     def outcome(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
@@ -124,6 +124,14 @@ class JRegNet(nn.Module):
         """Expected clicks (n, K, R) that each bidder has from each slot, for slot probabilities (E, K, R)."""
         shown = torch.einsum("en,ekr->nkr", self.incidence.to(allocation), allocation)
         return shown * self.rates.to(allocation)[:, None]
+
+    def _own_shown(self, allocation: Tensor, count: int, samples: int) -> Tensor:
+        """The same, (n, K, M, B), of each deviating bidder only, for slot probabilities (E, K, n M B)."""
+        bundles, slots = allocation.shape[:2]
+        bidders = self.incidence.shape[1]
+        blocks = allocation.reshape(bundles, slots, bidders, count * samples)
+        shown = torch.einsum("en,eknr->nkr", self.incidence.to(allocation), blocks)
+        return (shown * self.rates.to(allocation)[:, None]).reshape(bidders, slots, count, samples)
 
     def _payments(self, bids: Tensor, shown: Tensor, charges: Tensor) -> Tensor:
         """Payments (n, ...) for bids (n, ...), clicks per slot (n, K, ...) and outputs of the payment head."""

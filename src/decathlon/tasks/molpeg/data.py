@@ -20,7 +20,8 @@ from decathlon.molecules.packing import PackedFingerprints
 from decathlon.molecules.pretraining import Recipe, load_weights, parse_recipe, pretrained, source_table
 from decathlon.molecules.splits import Split, random_split, scaffold_split
 from decathlon.molecules.storage import digest, digest_strings, processed_path
-from decathlon.pruning import EpochSampler, split_batches
+from decathlon.molecules.tables import Table
+from decathlon.pruning import EpochSampler
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class MoleculeData(pl.LightningDataModule):
         model: name of the encoder, or a mapping of ``name`` and options; decides what is featurised.
         pretrain: ``none``, ``default``, ``properties``, ``graphmae``, ``graphcl``, ``denoise``, a checkpoint,
             or a mapping of ``name`` and options (``decathlon.molecules.pretraining.Recipe``).
-        batch_size: of training.
+        batch_size: of a training step; several processes share each batch.
         seed: of the order of training.
         split: ``random`` or ``scaffold``. split_seed: of the random split.
         max_molecules: use at most so many molecules of the target, and of the pretraining source.
@@ -111,6 +112,21 @@ class MoleculeData(pl.LightningDataModule):
         log.info("%s: %s", self.dataset_name, describe(self.report))
         self.pretrained_state()
 
+    def fetch_data(self) -> list[Path]:
+        """Fetch, check and featurise the target, and fetch and check what pretraining reads; nothing is trained.
+
+        Returns:
+            The folders of what is there now: that of the raw file, if the dataset has one, and that of the features.
+        """
+        self.setup("fit")
+        log.info("%s: %s", self.dataset_name, describe(self.report))
+        if self.recipe is not None and self.recipe.name != "checkpoint":
+            self._pretraining_table(self.recipe)
+        elif self.recipe is not None:
+            self.pretrained_state()
+        raw = [self.source.fetch(self.root).parent] if hasattr(self.source, "fetch") else []
+        return [*raw, self.cache_dir.parent]
+
     def setup(self, stage: str | None = None) -> None:
         """Read the dataset and split it. All parts are read, whatever ``stage`` is."""
         if self.parts:
@@ -161,14 +177,16 @@ class MoleculeData(pl.LightningDataModule):
         if recipe.name == "checkpoint":
             with torch.random.fork_rng():
                 return load_weights(recipe.path, make_encoder(self.model, self.encoder_spec()))
-        limits = [limit for limit in (recipe.max_molecules, self.max_molecules) if limit is not None]
-        limit = min(limits) if limits else None
-        source = partial(
-            source_table, self.root, recipe.source, self.source, self.parts["train"].table, limit, self.max_molecules
-        )
+        source = partial(self._pretraining_table, recipe)
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
         return pretrained(self.root, self.model, recipe, source, self.processes, device)
+
+    def _pretraining_table(self, recipe: Recipe) -> Table:
+        limits = [limit for limit in (recipe.max_molecules, self.max_molecules) if limit is not None]
+        limit = min(limits) if limits else None
+        train = self.parts["train"].table
+        return source_table(self.root, recipe.source, self.source, train, limit, self.max_molecules)
 
     def fingerprints(self) -> Tensor | None:
         """Morgan bits of the training molecules, (n, 1024) uint8; None where the data have no SMILES."""
@@ -191,9 +209,18 @@ class MoleculeData(pl.LightningDataModule):
             "split": [self.split, self.split_seed],
             "inputs": self.inputs,
             "batch_size": self.batch_size,
-            "pretrain": self.recipe.key() if self.recipe else None,
+            "pretrain": self._pretrain_identity(),
             "model": list(model_options(self.model)),
         }
+
+    def _pretrain_identity(self) -> dict[str, Any] | None:
+        if self.recipe is None:
+            return None
+        key = self.recipe.key()
+        if key.get("source") is not None:  # its name does not say what is in its file; the weights do
+            state = self.pretrained_state() or {}
+            key["weights"] = digest([value.double().sum().item() for value in state.values()])
+        return key
 
     @property
     def cache_dir(self) -> Path:
@@ -203,11 +230,14 @@ class MoleculeData(pl.LightningDataModule):
     # Loaders
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of what ``sampler`` yields; a last batch of one molecule joins the one before it."""
+        """Batches of what ``sampler`` selects; a last batch of one molecule joins the one before it.
+
+        ``batch_size`` is that of all processes together: each reads its part of every batch.
+        """
         return BatchLoader(
             self.parts["train"].batch,
-            order=lambda: split_batches(self.sampler.order(), self.batch_size),
-            length=lambda: _number_of_batches(len(self.sampler), self.batch_size),
+            order=lambda: self.sampler.batches(self.batch_size),
+            length=lambda: self.sampler.number_of_batches(self.batch_size),
             sampler=self.sampler,
             batch_size=self.batch_size,
         )
@@ -242,8 +272,3 @@ def describe(report: Mapping[str, int]) -> str:
     """A table's report in words: 41,127 rows; 7 without valence check."""
     parts = [f"{count:,} {part.replace('_', ' ')}" for part, count in report.items() if count or part == "rows"]
     return "; ".join(parts)
-
-
-def _number_of_batches(n: int, batch_size: int) -> int:
-    full, rest = divmod(n, batch_size)
-    return max(1, full + (rest > 1 or (rest == 1 and full == 0)))

@@ -84,7 +84,7 @@ class FineTune(pl.LightningModule):
         self.reference_seconds = self.epoch_seconds = 0.0
         self.epochs_timed = 0
         self._started = 0.0
-        self._sums = torch.zeros(4, dtype=torch.float64)  # loss, samples, positive labels, known labels
+        self._sums = torch.zeros(3, dtype=torch.float64)  # loss, known labels, positive labels
         self._outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     # Building
@@ -152,7 +152,7 @@ class FineTune(pl.LightningModule):
             scores = losses, self._reference_losses(batch, labels)
         with torch.no_grad():
             positive = torch.zeros(()) if self.regression else (labels == 1).sum()
-            parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss), labelled.float()])
+            parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
             self._sums += parts
         if scores is None:
             return {"loss": loss, "losses": losses, "index": batch.index}
@@ -199,7 +199,7 @@ class FineTune(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the sums of the epoch."""
-        self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._started = time.perf_counter()
 
     def on_validation_start(self) -> None:
@@ -210,9 +210,9 @@ class FineTune(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log what the epoch was trained on, and how long it took."""
-        loss, count, positive, known = self._sums.tolist()
+        loss, known, positive = self._sums.tolist()
         values = {
-            "train/loss": loss / max(count, 1),
+            "train/loss": loss / max(known, 1),
             "train/steps": float(self.trainer.global_step),
             "train/epoch_seconds": self.epoch_seconds / max(self.epochs_timed, 1),
         }
@@ -296,4 +296,4 @@ class FineTune(pl.LightningModule):
         self.test_by_epoch = {**state["test_by_epoch"], **self.test_by_epoch}
         self.reference_seconds, self.epoch_seconds, timed = state["seconds"]
         self.epochs_timed = int(timed)
-        self._sums = state["sums"].to(self.device)
+        self._sums = state["sums"][:3].to(self.device)  # older checkpoints repeat a number
