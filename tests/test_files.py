@@ -81,7 +81,6 @@ def test_a_download_is_checked_and_a_wrong_one_not_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-<<<<<<< HEAD
 def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from types import SimpleNamespace
@@ -100,7 +99,8 @@ def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, mon
     with pytest.raises(OSError, match="No space left on device"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
-=======
+
+
 class Short(BaseHTTPRequestHandler):
     """Announces 1000 bytes, or a chunk of 1000, and sends fewer."""
 
@@ -133,4 +133,3 @@ def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path) -> None:
             assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
         assert files.raw_file(tmp_path, ["x.csv"], f"{origin}/whole.csv").read_text() == "a,b\n" * 50
         server.shutdown()
->>>>>>> fix/molpeg
