@@ -179,7 +179,8 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
 
     Read where the first token of the old answer is predicted; if old and new answer begin alike, where they first
     differ, with the common beginning in place. ``rs_logit``: the logit D[o]; ``rs_centred``: minus the mean logit, so
-    that models compare; ``rs_prob``: softmax(D)[o]; ``rank_old``: 1 + how many tokens have a larger logit.
+    that models compare; ``rs_prob``: softmax(D)[o]; ``rank_old``: 1 + how many tokens have a larger logit. Logits that
+    are not finite have no rank: NaN.
     """
     prompts, tokens = [], []
     for edit in edits:
@@ -193,7 +194,8 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
         tokens.append(old[shared])
     logits: Tensor = next_logits(model, tokenizer, prompts, bos=bos)
     old_logits = logits[torch.arange(len(tokens)), torch.tensor(tokens)]
-    ranks = 1 + (logits > old_logits[:, None]).sum(-1)
+    ranks = (1 + (logits > old_logits[:, None]).sum(-1)).double()
+    ranks[~logits.isfinite().all(-1)] = torch.nan
     centred = old_logits - logits.mean(-1)
     probabilities = torch.softmax(logits.double(), -1)[torch.arange(len(tokens)), torch.tensor(tokens)]
     return [
