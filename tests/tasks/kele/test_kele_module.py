@@ -154,6 +154,18 @@ def test_updates_of_a_batch_are_prepared_together(root: str, tmp_path: Path) -> 
     assert again.editor.asked == []  # every case has its row
 
 
+def test_the_cases_know_how_the_evaluation_begins_its_texts(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for name in ("prepare_data", "setup"):
+        own = getattr(EditCases, name)
+        monkeypatch.setattr(EditCases, name, lambda data, own=own, **more: (seen.append(data.bos), own(data, **more)))
+    module, data = make(root, bos="off", method={"name": "fixed", "class": f"{__name__}.Fixed"})
+    evaluated(module, data, tmp_path)
+    assert seen == ["off", "off"]
+
+
 def test_rows_file(tmp_path: Path) -> None:
     path = rows_path(tmp_path)
     append(path, [{"id": "b", "text": "line\u2028separator\n"}, {"id": "a"}])

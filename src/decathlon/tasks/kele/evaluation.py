@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.language import Bos, Scores, continuation_ids, generate, next_logits, score
 from decathlon.tasks.kele.data_cases import Case, Probe, edit_probe
 from decathlon.tasks.kele.edit import Edit
@@ -17,6 +18,19 @@ Prompting = Literal["none", "few_shot", "cot"]
 MODES = ("generate", "prob", "fuzzy")
 PROB_PROMPT = "{} The answer to this question, most simply, is"
 FUZZY_RATIO, FUZZY_TOKENS = 70, 60
+
+
+def checked_bos(bos: str | bool) -> Bos:
+    """The option ``bos``; YAML reads off as false.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if bos is False or bos == "off":
+        return "off"
+    if bos == "auto":
+        return "auto"
+    raise ConfigError(f"bos={bos} is neither auto nor off")
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,8 @@ def evaluate(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> dict
         entry |= {"logp_new": pairs.logp(new), "logp_old": pairs.logp(old)}
         entry["likelier_new"] = entry["logp_new"] > entry["logp_old"]
     if protocol.fluency_tokens:
-        texts = generate(model, tokenizer, [edit.subject for edit in case.edits], protocol.fluency_tokens)
+        subjects = [edit.subject for edit in case.edits]
+        texts = generate(model, tokenizer, subjects, protocol.fluency_tokens, bos=protocol.bos)
         row["fluency"] = sum(ngram_entropy(text.split()) for text in texts) / len(texts)
     row["metrics"] = case_metrics(row)
     return row
