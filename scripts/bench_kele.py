@@ -6,7 +6,8 @@
 
 Each peer is the plain way to do the same thing, and has to give the same result: whole forward passes, one edit, one
 text, one prompt at a time. What batching saves is the cost of calling operations; where arithmetic outweighs it (a
-wide model on few CPU cores) only what is computed once instead of often is saved, and the ratios say so.
+wide model on few CPU cores) only what is computed once instead of often is saved, and the ratios say so. A ratio that
+has a target is printed with it, and with ok or MISSED.
 """
 
 import argparse
@@ -37,6 +38,11 @@ TEMPLATES = ["{} was born in", "{} is a citizen of", "The home country of {} is"
 RANDOM = {
     "tiny": {"width": 64, "layers": 5, "heads": 4, "inner": 256},
     "wide": {"width": 256, "layers": 8, "heads": 8, "inner": 1024},
+}
+TARGETS = {
+    "editing": ("together / one by one", "<=", 0.4),
+    "statistics": ("times faster than the loop", ">=", 2.0),
+    "evaluation": ("times faster", ">=", 3.0),
 }
 FILLER = _words("the of and to in a is that it was for on are as with his they at be this from have or by one had not")
 
@@ -247,6 +253,15 @@ def bench_evaluation(model: Any, tokenizer: Any, args: argparse.Namespace) -> di
     }
 
 
+def verdict(bench: str, key: str, value: float) -> str:
+    """What is wanted of a ratio and whether it is met; empty for a number without a target."""
+    name, sign, bound = TARGETS[bench]
+    if key != name:
+        return ""
+    met = value <= bound if sign == "<=" else value >= bound
+    return f"   wanted {sign} {bound:<4g} {'ok' if met else 'MISSED'}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, wide, smollm2-135m, a folder or a hub name")
@@ -275,7 +290,7 @@ def main() -> None:
             results[name] = bench(model, tokenizer, args)
             print(f"\n{name} ({args.model}, layer {args.layer}, {torch.get_num_threads()} threads)")
             for key, value in results[name].items():
-                print(f"  {key:52s} {value:.4g}")
+                print(f"  {key:52s} {value:<10.4g}{verdict(name, key, value)}".rstrip())
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"model": args.model, "threads": torch.get_num_threads(), **results}, file, indent=1)

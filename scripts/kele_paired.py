@@ -2,6 +2,7 @@
 
     python scripts/kele_paired.py kele/small kele rome
     python scripts/kele_paired.py kele/smol kele rome --metrics mh mh_any rev --set results_dir=out
+    python scripts/kele_paired.py kele/smol kele rome --format md      # a table for docs/kele.md
 
 Reads the rows (``cases-*.jsonl``) of the finished jobs of an experiment. For each metric: mean of both methods, mean
 difference, its standard error over cases, the p-value of the paired t-test over cases, and, with several seeds, the
@@ -11,6 +12,7 @@ standard error over the seeds' mean differences (cases of one trained model are 
 import argparse
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -21,6 +23,7 @@ from decathlon.errors import UserError
 from decathlon.experiment import canonical
 from decathlon.tasks.kele.evaluation_rows import read_rows
 
+ALPHA = 0.05
 METRICS = ("mh", "mh_any", "mhp", "rev", "es", "es_acc", "ps", "ns", "ss", "rs_prob", "rank_old")
 
 Values = dict[tuple[str, str], float]
@@ -55,6 +58,46 @@ def paired(a: Values, b: Values) -> dict[str, float]:
     return out
 
 
+def verdict(result: Mapping[str, float]) -> str:
+    """Which way the difference goes, if the paired t-test over cases sees one at the 5 % level."""
+    if result["n"] < 2:
+        return "undecided: one case"
+    if result["se"] == 0:  # the same difference for every case: there is nothing to test
+        return "no different" if result["difference"] == 0 else "undecided"
+    if not result["p"] < ALPHA:
+        return "undecided"
+    return "higher" if result["difference"] > 0 else "lower"
+
+
+def as_text(metric: str, r: Mapping[str, float]) -> str:
+    """One line for the terminal."""
+    return (
+        f"  {metric:9} {r['a']:8.4f} {r['b']:8.4f}  difference {r['difference']:+.4f} ± {r['se']:.4f} "
+        f"(n={r['n']}, p={r['p']:.2g})  over {r['seeds']} seeds ± {r['se_seeds']:.4f}"
+    )
+
+
+def as_markdown(metric: str, r: Mapping[str, float]) -> str:
+    """One row of a Markdown table."""
+    se, p, seeds = (
+        "–" if math.isnan(r[name]) else f"{r[name]:{form}}"
+        for name, form in (("se", ".4f"), ("p", ".2g"), ("se_seeds", ".4f"))
+    )
+    cells = (metric, f"{r['a']:.4f}", f"{r['b']:.4f}", f"{r['difference']:+.4f}", se, p, str(r["n"]), seeds, verdict(r))
+    return f"| {' | '.join(cells)} |"
+
+
+def header(name: str, a: str, b: str, form: str) -> str:
+    """What stands above the lines of a cell."""
+    if form == "text":
+        return f"{name}: {a} - {b}"
+    return (
+        f"**{name}**: {a} against {b}, paired over the same cases\n\n"
+        f"| metric | {a} | {b} | difference | s.e. over cases | p | cases | s.e. over models | {a} is |\n"
+        f"{'| --- ' * 9}|"
+    )
+
+
 def main() -> None:
     """Print one line per metric for each cell of the experiment that has both methods."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +105,7 @@ def main() -> None:
     parser.add_argument("a", help="a method of it")
     parser.add_argument("b", help="the method to compare with")
     parser.add_argument("--metrics", nargs="+", default=METRICS)
+    parser.add_argument("--format", choices=["text", "md"], default="text", help="md: Markdown tables with verdicts")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides, as given to the sweep")
     arguments = parser.parse_args()
     try:
@@ -80,15 +124,14 @@ def main() -> None:
         if missing:
             print(f"{' '.join(cell) or arguments.experiment}: no finished job of {' and '.join(missing)}")
             continue
-        print(f"{' '.join(cell) or arguments.experiment}: {arguments.a} - {arguments.b}")
+        print(header(" ".join(cell) or arguments.experiment, arguments.a, arguments.b, arguments.format))
+        line = as_text if arguments.format == "text" else as_markdown
         for metric in arguments.metrics:
             a, b = (values_of(methods[name], metric) for name in (arguments.a, arguments.b))
             if a.keys() & b.keys():
-                r = paired(a, b)
-                print(
-                    f"  {metric:9} {r['a']:8.4f} {r['b']:8.4f}  difference {r['difference']:+.4f} ± {r['se']:.4f} "
-                    f"(n={r['n']}, p={r['p']:.2g})  over {r['seeds']} seeds ± {r['se_seeds']:.4f}"
-                )
+                print(line(metric, paired(a, b)))
+        if arguments.format == "md":
+            print()
 
 
 if __name__ == "__main__":

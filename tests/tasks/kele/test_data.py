@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from decathlon.errors import ConfigError, DataError
 from decathlon.tasks.kele import counterfact, data_known, mquake
 from decathlon.tasks.kele.data import EditCases, pick
 from decathlon.tasks.kele.data_cases import refusal
+from decathlon.tasks.kele.data_language import ModelSpec
 
 RAW = os.environ.get("DECATHLON_TEST_DATA", "")
 needs_raw = pytest.mark.skipif(not RAW, reason="DECATHLON_TEST_DATA names no folder with raw files")
@@ -219,6 +221,53 @@ def test_the_filter_asks_the_model_once(tmp_path: Path, monkeypatch: pytest.Monk
         data.setup("test")
 
 
+def filtered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A file of six cases in ``folder``, and how the texts began each time that a stubbed filter asked its model."""
+    write(folder, "MQuAKE-T.json", [record(case_id=i) for i in range(6)])
+    asked: list[str] = []
+
+    def known(model: Any, tokenizer: Any, cases: Any, rule: str, relations: Any, protocol: Any, bos: str) -> list[str]:
+        asked.append(bos)
+        return ["1"]
+
+    monkeypatch.setattr(data_known, "known", known)
+    monkeypatch.setattr("decathlon.tasks.kele.data_language.ModelSpec.load", lambda self, root: (None, None))
+    return asked
+
+
+ANSWERED = {"name": "x", "source": "mquake", "version": "t", "known": "answer"}
+
+
+def test_the_filter_asks_as_the_evaluation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = filtered(tmp_path, monkeypatch)
+    for bos, attached in ((None, None), (None, "auto"), ("off", None), (False, "auto"), (None, "off"), ("auto", "off")):
+        data = EditCases(str(tmp_path), ANSWERED, "some-model", bos=bos)
+        data.trainer = attached and SimpleNamespace(lightning_module=SimpleNamespace(bos=attached))  # type: ignore
+        data.prepare_data()
+    assert asked == ["auto", "off"]  # each once
+    notes = [json.loads(path.read_text()) for path in (tmp_path / "kele").glob("known-*.json")]
+    assert sorted(note.get("bos", "absent") for note in notes) == ["absent", "off"]  # older files stay valid
+    with pytest.raises(ConfigError, match="bos=on is neither auto nor off"):
+        EditCases(str(tmp_path), ANSWERED, "some-model", bos="on")
+
+
+def test_the_filter_knows_a_retrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = filtered(tmp_path, monkeypatch)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for weights in ("first", "first", "again!"):
+        if not (folder / "model.safetensors").exists() or weights != "first":
+            (folder / "model.safetensors").write_text(weights)
+        (folder / "notes.log").write_text(weights * 2)
+        EditCases(str(tmp_path), ANSWERED, str(folder)).prepare_data()
+    assert len(asked) == 2
+    assert ModelSpec("gpt2-xl").key == "gpt2-xl-float32"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2-135m").mkdir()  # that name is the package's model, whatever lies here
+    assert ModelSpec("smollm2-135m").key == "smollm2-135m-float32"
+    assert ModelSpec("mine").key.startswith("mine-float32-")
+
+
 def test_rules_of_the_filter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
@@ -248,13 +297,17 @@ def test_rules_of_the_filter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(DataError, match="no demonstrations for P36"):
         data_known.known(None, None, cases, "hops", {"P27": "Q: x A: y"})
 
-    def score(model: Any, tokenizer: Any, prompts: list[str], answers: list[str]) -> Scores:
+    def score(model: Any, tokenizer: Any, prompts: list[str], answers: list[str], bos: str) -> Scores:
+        separators.append(bos)
         mean = torch.tensor([-1.0 if answer == " France" else -2.0 for answer in answers])
         return Scores(mean, mean, torch.ones(len(answers)), torch.zeros(len(answers), dtype=torch.bool))
 
+    separators: list[str] = []
     monkeypatch.setattr(data_known, "score", score)
     assert data_known.known(None, None, cases, "likelier") == ["0", "1"]
     assert data_known.known(None, None, cases, "answer") == []
+    data_known.known(None, None, cases, "likelier", bos="off")
+    assert separators == ["auto", "auto", "auto", "off", "off"]
 
 
 @pytest.mark.parametrize(

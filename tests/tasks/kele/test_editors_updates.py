@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from editors_common import EDITS, FAST, model, tokenizer
+from editors_common import CORPUS, EDITS, FAST, model, tokenizer
 
 from decathlon.language import layout_of, score
 from decathlon.language.layouts import is_transposed, matrix
@@ -185,6 +185,28 @@ def test_alphaedit_says_when_nothing_is_free():
     ed = AlphaEdit(net, tokenizer(), (0, 1), threshold=1e-30, **FAST)
     with pytest.raises(ValueError, match="threshold=1e-30 leaves no direction free at layer 0"):
         ed.plan(EDITS[:1])
+
+
+def test_alphaedit_needs_no_invertible_statistics():
+    """One text spans few directions, so C is singular: MEMIT cannot solve for it, AlphaEdit has nothing to solve."""
+    net = model("gpt2")
+    options = FAST | {"corpus": CORPUS[:1], "ridge": 0.0}
+    with pytest.raises(ValueError, match="singular"):
+        Memit(net, tokenizer(), (0, 1), **options).plan(EDITS[:1])
+    (update,) = AlphaEdit(net, tokenizer(), (0, 1), threshold=1e-9, **options).plan(EDITS[:1])
+    assert all(torch.isfinite(delta.dense()).all() for delta in update.deltas.values())
+
+
+def test_alphaedits_threshold_is_for_the_moment_without_its_ridge():
+    net = model("gpt2")
+    plain = AlphaEdit(net, tokenizer(), 0, ridge=0.0, **FAST)
+    values = torch.linalg.eigvalsh(plain.moments.moment(0))
+    middle = len(values) // 2
+    threshold = float(values[middle - 1] + values[middle]) / 2
+    for ridge in (0.0, 10.0):
+        ed = AlphaEdit(net, tokenizer(), 0, ridge=ridge, threshold=threshold, **FAST)
+        assert float(ed.projector(0).trace()) == pytest.approx(middle)
+        assert ed.moments.added(0) == pytest.approx(ridge * float(plain.moments.moment(0).diagonal().mean()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,6 @@
 """The task as Lightning runs it: edits undone, rows written, resumed at the next case, shared between processes."""
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,6 +154,18 @@ def test_updates_of_a_batch_are_prepared_together(root: str, tmp_path: Path) -> 
     assert again.editor.asked == []  # every case has its row
 
 
+def test_the_cases_know_how_the_evaluation_begins_its_texts(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for name in ("prepare_data", "setup"):
+        own = getattr(EditCases, name)
+        monkeypatch.setattr(EditCases, name, lambda data, own=own, **more: (seen.append(data.bos), own(data, **more)))
+    module, data = make(root, bos="off", method={"name": "fixed", "class": f"{__name__}.Fixed"})
+    evaluated(module, data, tmp_path)
+    assert seen == ["off", "off"]
+
+
 def test_rows_file(tmp_path: Path) -> None:
     path = rows_path(tmp_path)
     append(path, [{"id": "b", "text": "line\u2028separator\n"}, {"id": "a"}])
@@ -169,9 +181,53 @@ def test_rows_file(tmp_path: Path) -> None:
         read_rows(tmp_path)
     mend(tmp_path / "absent")
     assert read_rows(tmp_path / "absent") == []
-    with pytest.raises(ValueError):
-        append(path, [{"id": "d", "value": float("nan")}])
-    assert json.loads(json.dumps({"id": "a"})) == {"id": "a"}
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"id": "d", "edits": [{"logp_new": float("nan"), "rank_old": 2.0}], "notes": ({"loss": float("inf")},)}
+    with caplog.at_level("WARNING"):
+        append(rows_path(tmp_path), [{"id": "c", "x": 1.0}, row])
+    assert [record.getMessage() for record in caplog.records] == [
+        "case d: not finite, written as null: edits[0].logp_new, notes[0].loss"
+    ]
+    first, second = read_rows(tmp_path)
+    assert first == {"id": "c", "x": 1.0}
+    assert second == {"id": "d", "edits": [{"logp_new": None, "rank_old": 2.0}], "notes": [{"loss": None}]}
+
+
+class Exploding(Fixed):
+    """Its second update ruins the model."""
+
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
+        super().__init__(model, tokenizer)
+        self.model = model
+
+    def prepare(self, requests: Sequence[Sequence[Edit]]) -> list[Any]:
+        updates = super().prepare(requests)
+        self.bad = updates[1] if len(self.asked) == 1 else None
+        return updates
+
+    @contextmanager
+    def applied(self, update: Any) -> Iterator[None]:
+        weight = self.model.transformer.h[0].mlp.c_proj.weight
+        saved = weight.clone()
+        if update is self.bad:
+            weight.fill_(float("nan"))
+        yield
+        weight.copy_(saved)
+
+
+def test_an_edit_that_explodes_is_a_failed_case_and_not_the_end(root: str, tmp_path: Path) -> None:
+    module, data = make(root, method={"name": "exploding", "class": f"{__name__}.Exploding"})
+    metrics = evaluated(module, data, tmp_path)
+    assert metrics["test/cases"] == 7 and metrics["test/failed"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    bad = next(row for row in read_rows(tmp_path) if row["id"] == data.cases[1].id)
+    assert bad["edits"][0]["logp_new"] is None and bad["edits"][0]["rank_old"] is None
+    assert {bad["metrics"][name] for name in ("es", "es_acc", "ps", "ns", "mh", "mhp", "ss", "instance_wise")} == {0}
+    assert not {"em", "nm", "rs_prob", "rank_old"} & bad["metrics"].keys()
+    again, data = make(root, method={"name": "exploding", "class": f"{__name__}.Exploding"})
+    assert evaluated(again, data, tmp_path) == metrics  # from the file, where the numbers are null
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,29 @@ def test_means_over_cases_by_hops_and_edits() -> None:
     assert out["rank_old_median"] == 4
 
 
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf])
+def test_a_case_with_a_number_that_is_not_finite_has_failed(value: float | None) -> None:
+    sound = row()
+    for group, change in (
+        ("edits", {"logp_new": value}),
+        ("edits", {"rs_prob": value}),
+        ("neighbours", {"logp_old": value}),
+    ):
+        bad = row(id="2", **{group: [probe(0.2, 0.6) | RESIDUE | change]})
+        m = bad["metrics"]
+        for name in ("es", "ps", "ns", "es_acc", "instance_wise", "ss", "mh", "mh_any", "mhp", "mh_prefix"):
+            assert m[name] == 0
+        assert m["rev"] == pytest.approx(1 / 3)  # of the texts, as ever
+        assert not {"em", "pm", "nm", "rs_prob", "rank_old"} & m.keys()
+        out = aggregate([sound, bad])
+        assert all(math.isfinite(number) for number in out.values())
+        assert out["failed"] == 1 and out["es"] == 0.5 and out["edit_wise"] == 0.5 and out["ns"] == 0.375
+        assert out["em"] == sound["metrics"]["em"] and out["rs_prob"] == 0.25 and out["rank_old_median"] == 4
+        alone = aggregate([bad])
+        assert alone["score"] == 0 and "em" not in alone and "rank_old_median" not in alone
+    assert "failed" not in aggregate([sound])
+
+
 def test_without_cases_there_is_no_table() -> None:
     with pytest.raises(ValueError, match="no case was evaluated"):
         aggregate([])

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from decathlon.errors import ConfigError, DataError
 from decathlon.files import cached
+from decathlon.language import Bos
 from decathlon.tasks.kele import counterfact, data_known, mquake
 from decathlon.tasks.kele.data_cases import Case, Loaded
 from decathlon.tasks.kele.data_language import ModelSpec
-from decathlon.tasks.kele.evaluation import Protocol
+from decathlon.tasks.kele.evaluation import Protocol, checked_bos
 from decathlon.tasks.kele.world_cases import world_cases
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class EditCases(L.LightningDataModule):
         cases: how many cases to take; null: all.
         batch_size: cases whose edits are prepared together.
         seed: the world's seed.
+        bos: how the filter's texts begin, ``auto`` or ``off``; null: as in the evaluation of the module that the
+            trainer runs on these cases, or ``auto`` without one.
 
     The choice among more cases than wanted is ``dataset["pick"]``: ``first`` takes the first ones of the file,
     ``spread`` takes them evenly from all of it (MQuAKE is sorted by the number of hops).
@@ -63,8 +66,10 @@ class EditCases(L.LightningDataModule):
         seed: int = 0,
         dtype: str = "float32",
         training: Mapping[str, Any] | None = None,
+        bos: str | bool | None = None,
     ) -> None:
         super().__init__()
+        self.given_bos = bos if bos is None else checked_bos(bos)
         self.root = Path(root)
         self.dataset = dict(dataset)
         source = self.dataset.get("source")
@@ -133,6 +138,14 @@ class EditCases(L.LightningDataModule):
             return Loaded([case for case in loaded.cases if case.hops in hops], loaded.refused)
         return loaded
 
+    @property
+    def bos(self) -> Bos:
+        """How the filter's texts begin."""
+        if self.given_bos is not None:
+            return self.given_bos
+        module = getattr(self.trainer, "lightning_module", None)
+        return getattr(module, "bos", "auto")
+
     def _known(self, cases: Sequence[Case]) -> list[str]:
         """The ids that the filter keeps, from the cache or, once, from the model."""
         scanned = pick(cases, self.dataset.get("scan"), self.dataset.get("pick", "first"))
@@ -144,6 +157,9 @@ class EditCases(L.LightningDataModule):
             "first": scanned[0].id,
             "last": scanned[-1].id,
         }
+        bos = self.bos
+        if bos != "auto":
+            note["bos"] = bos
         digest = hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()[:12]
 
         def make() -> list[str]:
@@ -152,8 +168,8 @@ class EditCases(L.LightningDataModule):
             relations, protocol = None, None
             if self.rule in ("hops", "questions"):
                 relations = json.loads(mquake.prompt_file(self.root, "relations").read_text(encoding="utf-8"))
-                protocol = Protocol(demonstrations=demonstrations(self.root, "few_shot"))
-            ids = data_known.known(model, tokenizer, scanned, self.rule or "", relations, protocol)
+                protocol = Protocol(demonstrations=demonstrations(self.root, "few_shot"), bos=bos)
+            ids = data_known.known(model, tokenizer, scanned, self.rule or "", relations, protocol, bos)
             log.info("it knows %d of them", len(ids))
             return ids
 

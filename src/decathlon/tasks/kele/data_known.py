@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from decathlon.errors import DataError
-from decathlon.language import generate, score
+from decathlon.language import Bos, generate, score
 from decathlon.tasks.kele.data_cases import Case, edit_probe
 from decathlon.tasks.kele.evaluation import Protocol
 from decathlon.tasks.kele.metrics import matches
@@ -21,6 +21,7 @@ def known(
     rule: str,
     relation_prompts: Mapping[str, str] | None = None,
     protocol: Protocol | None = None,
+    bos: Bos = "auto",
 ) -> list[str]:
     """The ids of the cases whose facts ``model`` knows before any edit, in order.
 
@@ -29,12 +30,15 @@ def known(
         ``likelier``: the old answer of every edit is likelier than the new one.
         ``hops``: every single hop of the chain is answered right after MQuAKE's eight demonstrations of its relation.
         ``questions``: ``hops``, and at least one of the multi-hop questions gets the old answer under ``protocol``.
+
+    Args:
+        bos: as the edited model will be asked; that of ``protocol`` is its own.
     """
     if rule in ("answer", "likelier"):
-        return _known_edits(model, tokenizer, cases, rule)
+        return _known_edits(model, tokenizer, cases, rule, bos)
     if relation_prompts is None:
         raise ValueError(f"rule={rule} needs the demonstrations of each relation")
-    kept = _known_hops(model, tokenizer, cases, relation_prompts)
+    kept = _known_hops(model, tokenizer, cases, relation_prompts, bos)
     if rule == "questions":
         if protocol is None:
             raise ValueError("rule=questions needs a protocol")
@@ -42,25 +46,27 @@ def known(
     return [case.id for case in kept]
 
 
-def _known_edits(model: Any, tokenizer: Any, cases: Sequence[Case], rule: str) -> list[str]:
+def _known_edits(model: Any, tokenizer: Any, cases: Sequence[Case], rule: str, bos: Bos) -> list[str]:
     probes = [(case.id, edit_probe(edit)) for case in cases for edit in case.edits]
     prompts = [probe.prompt for _, probe in probes]
-    old = score(model, tokenizer, prompts, [" " + probe.old for _, probe in probes])
+    old = score(model, tokenizer, prompts, [" " + probe.old for _, probe in probes], bos=bos)
     if rule == "answer":
         right = old.greedy
     else:
-        right = old.mean > score(model, tokenizer, prompts, [" " + probe.new for _, probe in probes]).mean
+        right = old.mean > score(model, tokenizer, prompts, [" " + probe.new for _, probe in probes], bos=bos).mean
     missed = {case_id for (case_id, _), ok in zip(probes, right.tolist()) if not ok}
     return [case.id for case in cases if case.id not in missed]
 
 
-def _known_hops(model: Any, tokenizer: Any, cases: Sequence[Case], relation_prompts: Mapping[str, str]) -> list[Case]:
+def _known_hops(
+    model: Any, tokenizer: Any, cases: Sequence[Case], relation_prompts: Mapping[str, str], bos: Bos
+) -> list[Case]:
     hops = {(hop.relation, hop.question): hop for case in cases for hop in case.chain}
     missing = sorted({relation for relation, _ in hops} - relation_prompts.keys())
     if missing:
         raise DataError(f"rel-prompts.json has no demonstrations for {', '.join(missing)}")
     prompts = [f"{relation_prompts[relation].rstrip()}\nQ: {question} A:" for relation, question in hops]
-    said = generate(model, tokenizer, prompts, 20, ["\n", "Q:"])
+    said = generate(model, tokenizer, prompts, 20, ["\n", "Q:"], bos=bos)
     right = {key for (key, hop), text in zip(hops.items(), said) if matches(text, hop.answers)}
     return [case for case in cases if all((hop.relation, hop.question) in right for hop in case.chain)]
 

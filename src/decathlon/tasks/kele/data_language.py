@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from decathlon import language
+from decathlon.language.fingerprint import files_fingerprint
+from decathlon.language.loading import SMOLLM2
 from decathlon.tasks.kele import world_training
 from decathlon.tasks.kele.world_training import WorldTraining
 
@@ -38,8 +40,11 @@ class ModelSpec:
 
     @property
     def key(self) -> str:
-        """The model's identity in the names of cached files."""
-        return f"{self.name}-{self.dtype}"
+        """The model's identity in the names of cached files; of a folder or a file, also which version of it."""
+        plain = f"{self.name}-{self.dtype}"
+        if self.name in (WORLD, SMOLLM2) or not Path(self.name).exists():
+            return plain
+        return f"{plain}-{files_fingerprint(self.name)}"
 
     def world_training(self) -> WorldTraining:
         """The training of the world's model for this run's seed."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.language import Bos, Scores, continuation_ids, generate, next_logits, score
 from decathlon.tasks.kele.data_cases import Case, Probe, edit_probe
 from decathlon.tasks.kele.edit import Edit
@@ -17,6 +18,19 @@ Prompting = Literal["none", "few_shot", "cot"]
 MODES = ("generate", "prob", "fuzzy")
 PROB_PROMPT = "{} The answer to this question, most simply, is"
 FUZZY_RATIO, FUZZY_TOKENS = 70, 60
+
+
+def checked_bos(bos: str | bool) -> Bos:
+    """The option ``bos``; YAML reads off as false.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if bos is False or bos == "off":
+        return "off"
+    if bos == "auto":
+        return "auto"
+    raise ConfigError(f"bos={bos} is neither auto nor off")
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,8 @@ def evaluate(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> dict
         entry |= {"logp_new": pairs.logp(new), "logp_old": pairs.logp(old)}
         entry["likelier_new"] = entry["logp_new"] > entry["logp_old"]
     if protocol.fluency_tokens:
-        texts = generate(model, tokenizer, [edit.subject for edit in case.edits], protocol.fluency_tokens)
+        subjects = [edit.subject for edit in case.edits]
+        texts = generate(model, tokenizer, subjects, protocol.fluency_tokens, bos=protocol.bos)
         row["fluency"] = sum(ngram_entropy(text.split()) for text in texts) / len(texts)
     row["metrics"] = case_metrics(row)
     return row
@@ -179,7 +194,8 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
 
     Read where the first token of the old answer is predicted; if old and new answer begin alike, where they first
     differ, with the common beginning in place. ``rs_logit``: the logit D[o]; ``rs_centred``: minus the mean logit, so
-    that models compare; ``rs_prob``: softmax(D)[o]; ``rank_old``: 1 + how many tokens have a larger logit.
+    that models compare; ``rs_prob``: softmax(D)[o]; ``rank_old``: 1 + how many tokens have a larger logit. Logits that
+    are not finite have no rank: NaN.
     """
     prompts, tokens = [], []
     for edit in edits:
@@ -193,7 +209,8 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
         tokens.append(old[shared])
     logits: Tensor = next_logits(model, tokenizer, prompts, bos=bos)
     old_logits = logits[torch.arange(len(tokens)), torch.tensor(tokens)]
-    ranks = 1 + (logits > old_logits[:, None]).sum(-1)
+    ranks = (1 + (logits > old_logits[:, None]).sum(-1)).double()
+    ranks[~logits.isfinite().all(-1)] = torch.nan
     centred = old_logits - logits.mean(-1)
     probabilities = torch.softmax(logits.double(), -1)[torch.arange(len(tokens)), torch.tensor(tokens)]
     return [

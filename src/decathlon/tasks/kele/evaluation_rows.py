@@ -1,12 +1,15 @@
 """The record of an evaluation: one line of JSON per case, in a file of its own for each process."""
 
 import json
+import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from decathlon.errors import DataError
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -16,12 +19,34 @@ def rows_path(folder: str | Path, rank: int = 0) -> Path:
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows, in one write, so that an interruption can cut off the end of the last line at most."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    """Add rows, in one write, so that an interruption can cut off the end of the last line at most.
+
+    JSON has no NaN and no infinity, which an edit that ruins the model leaves behind: such numbers are written as null.
+    """
+    text = ""
+    for row in rows:
+        odd: list[str] = []
+        finite = _finite(row, "", odd)
+        if odd:
+            more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+            log.warning("case %s: not finite, written as null: %s%s", row.get("id"), ", ".join(odd[:3]), more)
+        text += json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
+
+
+def _finite(value: Any, place: str, odd: list[str]) -> Any:
+    """``value`` with null for every number that is not finite; their places are added to ``odd``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        odd.append(place)
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item, f"{place}.{key}".lstrip("."), odd) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, f"{place}[{index}]", odd) for index, item in enumerate(value)]
+    return value
 
 
 def mend(path: Path) -> None:

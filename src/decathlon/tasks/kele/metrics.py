@@ -9,6 +9,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 Row = Mapping[str, Any]
+_NUMBERS = ("logp_old", "logp_new", "rs_logit", "rs_centred", "rs_prob", "rank_old")
 
 
 def normalise(text: str) -> str:
@@ -48,6 +49,16 @@ def recalled(edit: Mapping[str, Any]) -> bool | None:
     None if neither was asked.
     """
     return edit.get("greedy_new", edit.get("said_new"))
+
+
+def broken(row: Row) -> bool:
+    """Whether an edit ruined the model: some log-probability or residue of the case is not finite (null in a file)."""
+    for group in ("edits", "paraphrases", "neighbours", "questions"):
+        for entry in row.get(group) or []:
+            for name in _NUMBERS:
+                if name in entry and (entry[name] is None or not math.isfinite(entry[name])):
+                    return True
+    return False
 
 
 def partial_ratio(needle: str, text: str) -> float:
@@ -104,15 +115,21 @@ def case_metrics(row: Row) -> dict[str, float]:
     P(old) for questions. ``rs_*``: residual old knowledge, ``rank_old``: rank of the old answer (1 = top).
 
     What was not asked is absent: a method that changes no weight has no probabilities and no residue of its own.
+
+    A case that is ``broken`` has failed as a whole, whatever its texts say: every share of successes among these is 0.
+    Of ``rev``, which is no success, the texts decide. Magnitudes (``em``, ``pm``, ``nm``) and residue are absent.
     """
     out: dict[str, float] = {}
+    failed = broken(row)
     for group, success, magnitude, accuracy, sign in (
         ("edits", "es", "em", "es_acc", 1),
         ("paraphrases", "ps", "pm", "ps_acc", 1),
         ("neighbours", "ns", "nm", "ns_acc", -1),
     ):
         probes = [probe for probe in row.get(group) or [] if "logp_new" in probe]
-        if probes:
+        if probes and failed:
+            out |= {success: 0.0, accuracy: 0.0}
+        elif probes:
             gains = [sign * (math.exp(probe["logp_new"]) - math.exp(probe["logp_old"])) for probe in probes]
             # Log-probabilities decide: two tiny probabilities may be equal as floats.
             wins = [sign * (probe["logp_new"] - probe["logp_old"]) > 0 for probe in probes]
@@ -121,12 +138,12 @@ def case_metrics(row: Row) -> dict[str, float]:
     edits = row["edits"]
     found = [recalled(edit) for edit in edits]
     if None not in found:
-        out["instance_wise"] = float(all(found))
+        out["instance_wise"] = float(all(found) and not failed)
     for name in ("rs_logit", "rs_centred", "rs_prob", "rank_old"):
-        if all(name in edit for edit in edits):
+        if not failed and all(name in edit for edit in edits):
             out[name] = fmean(edit[name] for edit in edits)
     if row.get("same_subject"):
-        out["ss"] = fmean(fact["greedy"] for fact in row["same_subject"])
+        out["ss"] = 0.0 if failed else fmean(fact["greedy"] for fact in row["same_subject"])
     questions = row.get("questions") or []
     for key, mean, any_of in (
         ("said_new", "mh", "mh_any"),
@@ -136,7 +153,9 @@ def case_metrics(row: Row) -> dict[str, float]:
         ("fuzzy_new", "mh_fuzzy", "mh_fuzzy_any"),
     ):
         answers = [question[key] for question in questions if key in question]
-        if answers:
+        if answers and failed and key != "said_old":
+            out |= {mean: 0.0, any_of: 0.0}
+        elif answers:
             out |= {mean: fmean(answers), any_of: float(any(answers))}
     if "fluency" in row:
         out["fluency"] = row["fluency"]
@@ -147,7 +166,8 @@ def aggregate(rows: Sequence[Row]) -> dict[str, float]:
     """Means over cases, with 95 % half-widths (``*_ci``), per number of hops (``*_hops2``) and edits (``*_edits1``).
 
     ``edit_wise`` is the share of all edited facts recalled, ``score`` the harmonic mean of ES, PS and NS,
-    ``rank_old_median`` the median of the ranks. ``seconds`` and ``bytes`` are per edit.
+    ``rank_old_median`` the median of the ranks. ``seconds`` and ``bytes`` are per edit. ``failed`` is the number of
+    ``broken`` cases, and absent if there is none; they count in every share and in no magnitude, residue or rank.
 
     Raises:
         ValueError: without rows.
@@ -167,11 +187,14 @@ def aggregate(rows: Sequence[Row]) -> dict[str, float]:
                 group = [row["metrics"][name] for row in rows if size(row) == value and name in row["metrics"]]
                 if group:
                     out[f"{name}_{label}{value}"] = fmean(group)
-    edits = [edit for row in rows for edit in row["edits"]]
-    found = [float(hit) for hit in map(recalled, edits) if hit is not None]
+    failed = [broken(row) for row in rows]
+    if any(failed):
+        out["failed"] = float(sum(failed))
+    edits = [(edit, bad) for row, bad in zip(rows, failed) for edit in row["edits"]]
+    found = [float(hit and not bad) for hit, bad in ((recalled(edit), bad) for edit, bad in edits) if hit is not None]
     if found:
         out["edit_wise"] = fmean(found)
-    ranks = [edit["rank_old"] for edit in edits if "rank_old" in edit]
+    ranks = [edit["rank_old"] for edit, bad in edits if "rank_old" in edit and not bad]
     if ranks:
         out["rank_old_median"] = float(median(ranks))
     if {"es", "ps", "ns"} <= out.keys():

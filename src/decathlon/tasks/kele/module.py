@@ -14,7 +14,7 @@ from decathlon.errors import ConfigError
 from decathlon.tasks.kele.data import demonstrations
 from decathlon.tasks.kele.data_cases import Case
 from decathlon.tasks.kele.data_language import ModelSpec
-from decathlon.tasks.kele.evaluation import Protocol, evaluate
+from decathlon.tasks.kele.evaluation import Protocol, checked_bos, evaluate
 from decathlon.tasks.kele.evaluation_rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele.metrics import aggregate, quartiles
 from decathlon.tasks.kele.module_editor import answers_itself, check_method, make_editor
@@ -60,9 +60,7 @@ class EditEvaluation(L.LightningModule):
         figures: bool = False,
     ) -> None:
         super().__init__()
-        bos = "off" if bos is False else bos  # YAML reads off as false
-        if bos not in ("auto", "off"):
-            raise ConfigError(f"bos={bos} is neither auto nor off")
+        self.bos = checked_bos(bos)
         if corpus == "world" and model != "world":
             raise ConfigError(f"corpus=world belongs to model=world, not to model={model}")
         if samples < 1:
@@ -77,7 +75,7 @@ class EditEvaluation(L.LightningModule):
             "prompting": prompting,
             "max_new_tokens": max_new_tokens,
             "fluency_tokens": fluency_tokens,
-            "bos": bos,
+            "bos": self.bos,
         }
         protocol = Protocol(**self.protocol_options)
         if answers_itself(method) and self.spec.is_world:

@@ -135,6 +135,7 @@ class Moments:
         self.identity, self.seed = identity, seed
         self._moments: dict[int, Tensor] = {}
         self._factors: dict[int, Tensor] = {}
+        self._added: dict[int, float] = {}
 
     def compute(self, layers: Sequence[int]) -> None:
         """Have the statistics of ``layers`` ready: from memory, from disk, or by one pass over the corpus."""
@@ -169,7 +170,7 @@ class Moments:
                 part.unlink(missing_ok=True)
         for layer in missing:
             saved = torch.load(paths[layer], weights_only=True)
-            self._moments[layer] = self._ridged(saved["moment"], saved["tokens"])
+            self._moments[layer] = self._ridged(layer, saved["moment"], saved["tokens"])
 
     def _run(self, layers: list[int], part: Path | None) -> dict[str, Any]:
         assert self.corpus is not None
@@ -191,23 +192,31 @@ class Moments:
 
     def _take(self, layers: list[int], state: dict[str, Any]) -> None:
         for layer in layers:
-            self._moments[layer] = self._ridged(state["sums"][layer].cpu() / state["tokens"], state["tokens"])
+            moment = state["sums"][layer].cpu() / state["tokens"]
+            self._moments[layer] = self._ridged(layer, moment, state["tokens"])
 
-    def _ridged(self, moment: Tensor, tokens: int) -> Tensor:
+    def _ridged(self, layer: int, moment: Tensor, tokens: int) -> Tensor:
         ridge = self.ridge
         if ridge is None:
             ridge = 0.0 if tokens >= _ENOUGH * len(moment) else 1e-3
+        self._added[layer] = float(ridge * moment.diagonal().mean())
         return moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
 
     def set(self, layer: int, moment: Tensor) -> None:
         """Use this matrix as C of ``layer``, as it is."""
         self._moments[layer] = moment.double()
         self._factors.pop(layer, None)
+        self._added.pop(layer, None)
 
     def moment(self, layer: int) -> Tensor:
         """C of ``layer``, ridge included, (inner, inner), float64, on the CPU."""
         self.compute([layer])
         return self._moments[layer]
+
+    def added(self, layer: int) -> float:
+        """What the ridge has added to the diagonal of C of ``layer``."""
+        self.compute([layer])
+        return self._added.get(layer, 0.0)
 
     def solve(self, layer: int, keys: Tensor) -> Tensor:
         """C^-1 k for each row of ``keys`` (count, inner), float64.

@@ -1,5 +1,6 @@
 """AlphaEdit (Fang et al. 2025): MEMIT whose update is projected onto directions that old keys do not use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +30,8 @@ class AlphaEditOptions(MemitOptions):
     """Options of AlphaEdit.
 
     Args:
-        threshold: eigenvectors of C with an eigenvalue below this are free to be changed; C is the mean second moment.
+        threshold: eigenvectors of C with an eigenvalue below this are free to be changed; C is the mean second moment,
+            without its ridge. Nothing is solved for, so C may be singular.
         penalty: L2, weight of the norm of the update.
     """
 
@@ -58,6 +60,7 @@ class AlphaEdit(Memit):
             self._projectors: dict[int, Tensor] = {}
         if layer not in self._projectors:
             values, vectors = torch.linalg.eigh(self.moments.moment(layer))
+            values = values - self.moments.added(layer)  # the ridge moves eigenvalues and leaves eigenvectors
             free = vectors[:, values < self.options.threshold]
             if not free.shape[1]:
                 raise ValueError(
@@ -67,5 +70,6 @@ class AlphaEdit(Memit):
             self._projectors[layer] = free @ free.T
         return self._projectors[layer]
 
-    def _delta(self, layer: int, residual: Tensor, keys: Tensor, solved: Tensor) -> LowRank:
-        return projected(residual, keys, self.projector(layer), self.options.penalty)
+    def _deltas(self, layer: int, residual: Tensor, keys: Tensor, groups: Sequence[Tensor]) -> list[LowRank]:
+        projector = self.projector(layer)
+        return [projected(residual[mine], keys[mine], projector, self.options.penalty) for mine in groups]

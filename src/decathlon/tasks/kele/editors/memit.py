@@ -133,12 +133,16 @@ class Memit(LocateEditor):
 
     def _write(self, updates: list[Update], owners: list[int], layer: int, residual: Tensor, keys: Tensor) -> None:
         name = layout_of(self.model).down.format(layer)
-        solved = self.moments.solve(layer, keys)
+        groups = []
         for index, update in enumerate(updates):
             mine = torch.tensor([row for row, owner in enumerate(owners) if owner == index], dtype=torch.long)
             if len(mine):
-                update.add(name, self._delta(layer, residual[mine], keys[mine], solved[mine]))
+                groups.append((update, mine))
+        deltas = self._deltas(layer, residual, keys, [mine for _, mine in groups])
+        for (update, _), delta in zip(groups, deltas):
+            update.add(name, delta)
 
-    def _delta(self, layer: int, residual: Tensor, keys: Tensor, solved: Tensor) -> LowRank:
-        """The change of one layer's matrix for the edits of one request."""
-        return regularised(residual, keys, solved, self.options.weight)
+    def _deltas(self, layer: int, residual: Tensor, keys: Tensor, groups: Sequence[Tensor]) -> list[LowRank]:
+        """The change of one layer's matrix for each request, whose edits are the rows of one of ``groups``."""
+        solved = self.moments.solve(layer, keys)
+        return [regularised(residual[mine], keys[mine], solved[mine], self.options.weight) for mine in groups]
