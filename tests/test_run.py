@@ -138,6 +138,17 @@ def test_several_devices_need_no_strategy(run: Runner, tmp_path: Path) -> None:
     assert record["peak_memory_mib"]["host"] > 0
 
 
+def test_sigterm_ends_a_job_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_an_interrupted_job_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 
 from decathlon import files
-from decathlon.checkpoint import AtomicCheckpointIO, RandomState, checkpoint_callbacks
+from decathlon.checkpoint import AtomicCheckpointIO, EndAtOnce, RandomState, checkpoint_callbacks
 from decathlon.errors import ConfigError, UserError
 
 Config = dict[str, Any]
@@ -84,7 +84,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
     checkpoint = config["checkpoint"]
     # First: what it puts back is there before any other callback draws a number.
-    callbacks: list[Callback] = [RandomState()]
+    callbacks: list[Callback] = [RandomState(), EndAtOnce()]
     callbacks += [_instantiate(spec, "callback") for spec in config["callbacks"].values() if spec]
     callbacks += checkpoint_callbacks(
         folder / "checkpoints", checkpoint["monitor"], checkpoint["mode"], checkpoint["every_n_steps"],
