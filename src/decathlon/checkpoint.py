@@ -40,7 +40,7 @@ class EndAtOnce(Callback):
     Nothing is lost by it: all state is in files that survive a kill at any moment.
     """
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_default()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
