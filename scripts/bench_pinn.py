@@ -50,15 +50,16 @@ def operators() -> dict[str, Callable[[], Operator]]:
     return available
 
 
-def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, the calls taking turns after one warm-up."""
+def medians(calls: Mapping[str, Callable[[], object]], repeats: int, together: int = 1) -> dict[str, float]:
+    """Median seconds of each call, the calls taking turns (of ``together`` calls in a row) after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
             start = time.perf_counter()
-            call()
+            for _ in range(together):
+                call()
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start) / together)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -73,7 +74,7 @@ def bench_speed(quick: bool, repeats: int) -> None:
         n = n // 10 if quick else n
         gradients = torch.randn(m, n, generator=torch.Generator().manual_seed(0))
         calls = {name: partial(make(), gradients) for name, make in operators().items()}
-        times = medians(calls, repeats)
+        times = medians(calls, repeats, together=5)
         line = f"  ({m:2d}, {n:.0e})  ours {1e3 * times['ours']:7.3f}"
         for name in list(times)[1:]:
             ratio = times[name] / times["ours"]
