@@ -138,23 +138,25 @@ def test_several_devices_need_no_strategy(run: Runner, tmp_path: Path) -> None:
     assert record["peak_memory_mib"]["host"] > 0
 
 
-def test_sigterm_ends_a_job_at_once(tmp_path: Path) -> None:
+def long_job(folder: Path) -> subprocess.Popen:
+    """A job that would go on for long, and has written its first checkpoint."""
     command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+    while not list(folder.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return process
+
+
+def test_sigterm_ends_a_job_at_once(tmp_path: Path) -> None:
+    process = long_job(tmp_path)
     process.terminate()
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
 
 
 def test_an_interrupted_job_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = long_job(tmp_path)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130

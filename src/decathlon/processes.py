@@ -31,24 +31,18 @@ def device_count(trainer: Config) -> int:
     import torch
 
     devices, gpus = trainer.get("devices", 1), torch.cuda.device_count()
-    every = devices in ("auto", -1, "-1")
+    if devices in ("auto", -1, "-1"):
+        devices = 1 if trainer.get("accelerator") == "cpu" else max(1, gpus)
     try:
-        wanted = (
-            (1 if trainer.get("accelerator") == "cpu" else max(1, gpus))
-            if every
-            else len(devices)
-            if isinstance(devices, list)
-            else int(devices)
-        )
+        wanted = len(devices) if isinstance(devices, list) else int(devices)
     except (TypeError, ValueError):
         wanted = 0
     if wanted < 1:
         raise ConfigError(f"trainer.devices={devices} is neither a number of devices, nor a list of them, nor auto")
     if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
         seen = f"{gpus} of them" if gpus else "none"
-        raise ConfigError(
-            f"this trainer needs {'a GPU' if wanted == 1 else f'{wanted} GPUs'}, and torch sees {seen} here"
-        )
+        needed = "a GPU" if wanted == 1 else f"{wanted} GPUs"
+        raise ConfigError(f"this trainer needs {needed}, and torch sees {seen} here")
     return wanted
 
 

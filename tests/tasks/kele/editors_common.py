@@ -1,5 +1,9 @@
 """Tiny random models, a small vocabulary and a few requests, shared by the tests of the editors."""
 
+from pathlib import Path
+
+import lightning as L
+
 from decathlon.language import tiny_model, word_tokenizer
 from decathlon.tasks.kele import Edit
 
@@ -30,3 +34,13 @@ def tokenizer():
 def model(family, dtype="float64", **options):
     made = tiny_model(family, len(WORDS) + 2, **options)
     return made.double() if dtype == "float64" else made
+
+
+def metrics_of(module: L.LightningModule, data: L.LightningDataModule, folder: Path) -> dict[str, float]:
+    """What an evaluation on the CPU, with its rows in ``folder``, logs."""
+    trainer = L.Trainer(
+        default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.test(module, data, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}

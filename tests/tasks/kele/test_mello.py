@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from editors_common import metrics_of
 
 from decathlon.compose import compose_config
 from decathlon.errors import ConfigError, DataError
@@ -319,12 +320,7 @@ def root(tmp_path: Path) -> Path:
 def run(root: Path, folder: Path, **options: Any) -> dict[str, float]:
     data = EditCases(str(root), {"name": "t", "source": "mquake", "version": "t"}, str(root / "llama"), batch_size=1)
     module = EditEvaluation(str(root), METHOD | options, str(root / "llama"), prompting="none", corpus="absent.txt")
-    trainer = L.Trainer(
-        default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
-    trainer.test(module, data, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics_of(module, data, folder)
 
 
 @pytest.mark.parametrize("memory", ["case", "all"])

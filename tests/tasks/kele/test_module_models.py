@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
+from editors_common import metrics_of
 
 from decathlon import experiment
 from decathlon.language.tiny import tiny_model, word_tokenizer
@@ -68,12 +68,7 @@ def run(root: Path, folder: Path, family: str, method: dict[str, Any], **options
     path = str(root / family)
     data = EditCases(str(root), dataset, path, batch_size=3)
     module = EditEvaluation(str(root), method, path, corpus="corpus.txt", samples=60, max_new_tokens=2, **options)
-    trainer = L.Trainer(
-        default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
-    trainer.test(module, data, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics_of(module, data, folder)
 
 
 EDITORS = "decathlon.tasks.kele.editors"
