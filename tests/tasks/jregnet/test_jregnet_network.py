@@ -9,6 +9,7 @@ from decathlon.tasks.jregnet import JointAuction, JRegNet, LearntMechanism, Unif
 from decathlon.tasks.jregnet.learner import RegretLearner
 from decathlon.tasks.jregnet.market import TrainingProfiles
 from decathlon.tasks.jregnet.misreports import Ascent, LocalSearch
+from decathlon.tasks.jregnet.network import at_places
 from decathlon.tasks.jregnet.regret import deviation_utilities
 from decathlon.tasks.jregnet.stacking import Stack
 
@@ -76,6 +77,26 @@ def test_deviations_equal_full_profiles(options: dict) -> None:
     assert (fast - slow).abs().max() < 1e-12
     truth = deviation_utilities(LearntMechanism(net), auction, values[0], values[0][None], present)[0]
     assert (truth - auction.utilities(values[0], net.outcome(auction, values[0], present))).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("draws", [1, 3, 4])
+def test_bidders_deviate_in_their_turn_of_the_profiles(draws: int) -> None:
+    """Few deviations are those of everyone in every profile, where bidder i's are its D of the B profiles."""
+    auction = random_auction(2, 2)
+    net = wild(auction, graph_input=True).double()
+    bidders, samples = auction.bidders, 7
+    bids = torch.rand(bidders, samples, generator=stream(0), dtype=torch.float64)
+    present = graphs.random_presence(samples, len(auction.bundles), 3, stream(2)).T
+    lies = torch.rand(bidders, 2, draws, generator=stream(1), dtype=torch.float64)
+    everywhere = bids[:, None].expand(-1, 2, -1).clone()
+    turns = [torch.arange(i * draws, (i + 1) * draws) % samples for i in range(bidders)]
+    for bidder, turn in enumerate(turns):
+        everywhere[bidder][:, turn] = lies[bidder]
+    few, many = net(bids, lies, present), net(bids, everywhere, present)
+    for bidder, turn in enumerate(turns):
+        assert torch.equal(at_places(bids, draws)[bidder], bids[bidder, turn])
+        for some, full in zip(few[2:], many[2:]):
+            assert (some[bidder] - full[bidder][:, turn]).abs().max() < 1e-12
 
 
 def test_gradients_of_misreports_are_those_of_finite_differences() -> None:
@@ -169,14 +190,19 @@ def test_searches_improve_on_their_starts() -> None:
     assert utility(closer).mean() > utility(found).mean()
 
 
-def test_stacked_networks_equal_single_ones() -> None:
+@pytest.mark.parametrize("draws", [9, 4, 1])
+@pytest.mark.parametrize("options", NETS)
+def test_stacked_networks_equal_single_ones(options: dict, draws: int) -> None:
     auction = random_auction(5, 2)
-    nets = [wild(auction, seed) for seed in range(3)]
+    nets = [wild(auction, seed, graph_input=True, **options) for seed in range(3)]
     stack = Stack(nets)
-    bids, lies = torch.rand(3, 6, 9, generator=stream(0)), torch.rand(3, 6, 2, 9, generator=stream(1))
-    together = stack(bids, lies, None)
+    bids, lies = torch.rand(3, 6, 9, generator=stream(0)), torch.rand(3, 6, 2, draws, generator=stream(1))
+    present = torch.stack([graphs.random_presence(9, len(auction.bundles), 3, stream(seed)).T for seed in range(3)])
+    together = stack(bids, lies, present)
+    without = stack(bids, lies, present, truth=False)
+    assert all((joint - same).abs().max() < 1e-5 for joint, same in zip(together[2:], without))
     for place, net in enumerate(nets):
-        for joint, alone in zip(together, net(bids[place], lies[place])):
+        for joint, alone in zip(together, net(bids[place], lies[place], present[place])):
             assert (joint[place] - alone).abs().max() < 1e-5
         assert all(torch.equal(a, b) for a, b in zip(stack.single(place).parameters(), net.parameters()))
 

@@ -27,7 +27,9 @@ OPT, RVCG, WELFARE = 37 / 60, 7 / 30, 97 / 60
 
 
 def trained(method: Method, market: Market, iterations: int, batch_size: int = 128, lr: float = 1e-2) -> Method:
-    profiles = TrainingProfiles(market, method.seeds, batch_size, method.noise, method.auction.bidders)
+    profiles = TrainingProfiles(
+        market, method.seeds, batch_size, method.noise, method.auction.bidders, draws=method.draws(batch_size)
+    )
     return train(method, profiles, Schedule(iterations, lr, warmup=50, final_lr=0.02))
 
 
@@ -127,8 +129,8 @@ def test_integrals_are_exact_for_cubics() -> None:
     """A fake network whose clicks are the cube of the own bid: rent is top^4 / 4, whatever the cells."""
 
     class Cubic(JRegNet):
-        def forward(self, bids: Any, misreports: Any, present: Any = None) -> Any:
-            return bids, bids, misreports**3, misreports
+        def forward(self, bids: Any, misreports: Any, present: Any = None, truth: bool = True) -> Any:
+            return misreports**3, misreports
 
     payments = IntegralPayments(Cubic(S1), torch.zeros(4), torch.ones(4), points=9)
     tops = torch.rand(4, 5, 7, generator=stream(0))
@@ -185,14 +187,19 @@ def test_cached_misreports_belong_to_their_profiles() -> None:
     assert torch.equal(batch.values[0].T, values[index])
 
 
-def test_loss_follows_the_definition() -> None:
-    """revenue, regret and loss against a slow evaluation with full profiles, two misreports per bidder."""
+@pytest.mark.parametrize(("deviators", "draws"), [(None, 10), (1, 3), (3, 8)])
+def test_loss_follows_the_definition(deviators: int | None, draws: int) -> None:
+    """revenue, regret and loss against a slow evaluation with full profiles, two misreports per bidder.
+
+    With fewer deviators bidder i deviates in its turn of the profiles, and its regret is the mean over these.
+    """
     market = s1_market()
     method = RegretLearner(
         market.auction, market.prior, [0], search={"kind": "ascent", "steps": 1, "count": 2},
-        lagrangian={"kind": "augmented", "start": 3.0, "rho": 4.0},
+        lagrangian={"kind": "augmented", "start": 3.0, "rho": 4.0}, deviators=deviators,
     )  # fmt: skip
-    batch = TrainingProfiles(market, [0], 10, method.noise, 4).batch(0)
+    assert method.draws(10) == draws
+    batch = TrainingProfiles(market, [0], 10, method.noise, 4, draws=draws).batch(0)
     losses, _ = method.losses(batch, 0.0)
     misreports, values = method._found, batch.values[0].T  # type: ignore[union-attr]
     assert misreports is not None
@@ -203,20 +210,35 @@ def test_loss_follows_the_definition() -> None:
     regrets = torch.zeros(4)
     for bidder in range(4):
         gains = []
+        turn = torch.arange(bidder * draws, (bidder + 1) * draws) % 10
         for place in range(2):
             bids = values.clone()
-            bids[:, bidder] = misreports[0, bidder, place]
+            bids[turn, bidder] = misreports[0, bidder, place]
             gains.append((S1.utilities(values, net.outcome(S1, bids)) - utilities)[:, bidder].clamp_min(0))
-        regrets[bidder] = torch.stack(gains).amax(0).mean()
+        regrets[bidder] = torch.stack(gains).amax(0)[turn].mean()
     loss = -truth.payments.sum(1).mean() + 3 * regrets.sum() + 2 * regrets.square().sum()
     assert losses.item() == pytest.approx(loss.item(), abs=1e-5)
 
 
-def test_stacked_seeds_train_as_if_alone() -> None:
+def test_bad_deviators_get_one_line() -> None:
     market = s1_market()
-    together = trained(RegretLearner(market.auction, market.prior, [3, 4, 5]), market, 30, batch_size=32)
+    with pytest.raises(ValueError, match="deviators=0 must be at least 1"):
+        RegretLearner(market.auction, market.prior, [0], deviators=0)
+    with pytest.raises(ValueError, match="cached misreports of gradient ascent need all bidders"):
+        RegretLearner(market.auction, market.prior, [0], search={"kind": "ascent"}, profiles=64, deviators=1)
+    assert RegretLearner(market.auction, market.prior, [0], deviators=9).draws(16) == 16  # all four
+
+
+@pytest.mark.parametrize("deviators", [None, 1])
+def test_stacked_seeds_train_as_if_alone(deviators: int | None) -> None:
+    market = s1_market()
+
+    def learner(seeds: list[int]) -> Method:
+        return RegretLearner(market.auction, market.prior, seeds, deviators=deviators)
+
+    together = trained(learner([3, 4, 5]), market, 30, batch_size=32)
     for place, seed in enumerate((3, 4, 5)):
-        alone = trained(RegretLearner(market.auction, market.prior, [seed]), market, 30, batch_size=32)
+        alone = trained(learner([seed]), market, 30, batch_size=32)
         for joint, single in zip(together.stack.stacked, alone.stack.stacked):  # type: ignore[attr-defined]
             assert torch.allclose(joint[place], single[0], atol=2e-3)
     first, second = (together.stack.single(k).weight_in for k in (0, 1))  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ class IntegralPayments:
         cell = ((tops - low) / width).long().clamp(0, self.cells - 1)
         left = low + cell * width
         count = tops.shape[1]
-        _, _, clicks, _ = self.network(rows, torch.cat([nodes, tops, (left + tops) / 2], 1), present)
+        clicks, _ = self.network(rows, torch.cat([nodes, tops, (left + tops) / 2], 1), present, truth=False)
         at_nodes, at_tops, between = clicks.split([nodes.shape[1], count, count], 1)
         starts = at_nodes[:, :-1:2]
         whole = (starts + 4 * at_nodes[:, 1::2] + at_nodes[:, 2::2]) * width / 6

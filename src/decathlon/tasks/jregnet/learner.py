@@ -10,7 +10,7 @@ from decathlon.tasks.jregnet.auction import JointAuction, Outcome
 from decathlon.tasks.jregnet.methods import Batch, Method, float32, generator
 from decathlon.tasks.jregnet.misreports import Ascent, LocalSearch
 from decathlon.tasks.jregnet.multipliers import Multipliers
-from decathlon.tasks.jregnet.network import JRegNet
+from decathlon.tasks.jregnet.network import JRegNet, at_places
 from decathlon.tasks.jregnet.priors import Prior
 from decathlon.tasks.jregnet.stacking import Stack
 
@@ -40,7 +40,7 @@ class LearntMechanism:
             misreports.permute(2, 0, 1).to(self.network.bias_in),
         )
         there = None if present is None else present.T.to(bids.device)
-        _, _, clicks, payments = self.network(bids, lies, there)
+        clicks, payments = self.network(bids, lies, there, truth=False)
         return (clicks * bids[:, None] - payments).permute(1, 2, 0).to(misreports)
 
 
@@ -54,6 +54,8 @@ class RegretLearner(Method):
         virtual_weight: weight of the virtual welfare E[sum_i phi_i g_i] in the objective (our extension, needs to know
             the prior): both terms have their maximum at the optimum, but only this one cannot be raised by a leak.
         profiles: size N of a fixed training set with cached misreports; None draws fresh profiles at each step.
+        deviators: bidders, in each profile, whose misreports are searched, in turn; None: all, as published. With 1 an
+            iteration costs a fraction of that, and its estimate of each bidder's regret rests on B / n profiles.
     """
 
     cache: Tensor | None
@@ -70,6 +72,7 @@ class RegretLearner(Method):
         lagrangian: Mapping[str, Any] | None = None,
         virtual_weight: float = 0.0,
         profiles: int | None = None,
+        deviators: int | None = None,
         graph_input: bool = False,
         bidders: str = "both",
     ) -> None:
@@ -84,8 +87,15 @@ class RegretLearner(Method):
             raise ValueError(f"search.kind={kind} is unknown; choose local or ascent")
         self.search: LocalSearch | Ascent = LocalSearch(**chosen) if kind == "local" else Ascent(**chosen)
         self.noise = self.search.noise
+        if deviators is not None and deviators < 1:
+            raise ValueError(f"method.deviators={deviators} must be at least 1, or null for all bidders")
+        self.deviators = min(deviators or self.auction.bidders, self.auction.bidders)
         cache = None
         if isinstance(self.search, Ascent) and profiles is not None:
+            if self.deviators < self.auction.bidders:
+                raise ValueError(
+                    "method.deviators: the cached misreports of gradient ascent need all bidders, set null"
+                )
             starts = [self._start(profiles, seed) for seed in self.seeds]
             cache = torch.stack(starts)
         self.register_buffer("cache", cache)
@@ -98,6 +108,9 @@ class RegretLearner(Method):
         uniforms = torch.rand(profiles, self.noise, self.auction.bidders, generator=generator("misreports", seed))
         return self.prior.quantile(uniforms).transpose(1, 2).contiguous()
 
+    def draws(self, batch_size: int) -> int:
+        return -(-batch_size * self.deviators // self.auction.bidders)
+
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         self.multipliers.begin(progress)
         misreports = self.find_misreports(batch)
@@ -108,15 +121,16 @@ class RegretLearner(Method):
         return loss, {**logs, "multiplier": self.multipliers.multiplier.mean(1)}
 
     def find_misreports(self, batch: Batch) -> Tensor:
-        """(S, n, M, B) misreports for the batch, by the chosen search; the cache is read and written here."""
+        """(S, n, M, D) misreports for the batch, by the chosen search; the cache is read and written here."""
         low, high = self.low, self.high
+        own = at_places(batch.values, batch.noise.shape[-1])
 
         def utility(misreports: Tensor) -> Tensor:
-            _, _, clicks, payments = self.stack(batch.values, misreports, batch.present, detach=True)
-            return clicks * batch.values[:, :, None] - payments
+            clicks, payments = self.stack(batch.values, misreports, batch.present, detach=True, truth=False)
+            return clicks * own[:, :, None] - payments
 
         if isinstance(self.search, LocalSearch):
-            return self.search(utility, batch.values, batch.noise, low, high)
+            return self.search(utility, own, batch.noise, low, high)
         if self.cache is None or batch.index is None:
             start = self.prior.quantile(batch.noise.movedim(1, -1)).movedim(-1, 1)
             return self.search(utility, start, low, high)
@@ -129,13 +143,16 @@ class RegretLearner(Method):
     def objectives(self, batch: Batch, misreports: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """Mean revenue (S,), regrets (S, n) and, if it counts, virtual welfare (S,) over the batch.
 
+        A bidder's regret is its mean over the D profiles in which it deviates.
+
         Regret compares utilities at the *true* value: ``relu(v g' - f' v' g' - u)``, the largest over misreports.
         """
         values = batch.values
         clicks, payments, own_clicks, own_payments = self.stack(values, misreports, batch.present)
-        lied = own_clicks * values[:, :, None] - own_payments
+        draws = misreports.shape[-1]
+        lied = own_clicks * at_places(values, draws)[:, :, None] - own_payments
         best = lied.squeeze(2) if lied.shape[2] == 1 else lied.amax(2)
-        excess = torch.relu(best - (values * clicks - payments))
+        excess = torch.relu(best - at_places(values * clicks - payments, draws))
         virtual: Tensor | float = 0.0
         if self.virtual_weight:
             phi = self.prior.virtual(values.transpose(1, 2)).transpose(1, 2)

@@ -131,10 +131,18 @@ class TrainingProfiles:
         columns: number of leading bidders that the method sees.
         size: N of a fixed training set, run through in a new order at each pass, by several devices together; None
             draws fresh profiles (from a log: its training auctions, with replacement), other ones on each device.
+        draws: for how many profiles of a batch the noise is wanted; None: all.
     """
 
     def __init__(
-        self, market: Market, seeds: Sequence[int], batch_size: int, noise: int, columns: int, size: int | None = None
+        self,
+        market: Market,
+        seeds: Sequence[int],
+        batch_size: int,
+        noise: int,
+        columns: int,
+        size: int | None = None,
+        draws: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
@@ -142,6 +150,7 @@ class TrainingProfiles:
             raise ConfigError(f"training_profiles={size} must be at least batch_size={batch_size}")
         self.market, self.seeds, self.noise, self.columns = market, list(seeds), noise, columns
         self.batch_size, self.size = batch_size, size
+        self.draws = batch_size if draws is None else draws
         self.pairs = columns > market.auction.stores  # the stores alone have no graph
         self._fixed: dict[int, tuple[Tensor, Tensor | None]] = {}
         if market.log is not None or size is not None:
@@ -164,19 +173,20 @@ class TrainingProfiles:
         )
 
     def _draw(self, seed: int, step: int, rank: int, ranks: int) -> tuple[Tensor, Tensor, Any, Any]:
-        """Values (B, n), noise (M, B, n), presence (B, E) and index (B,) of one run."""
+        """Values (B, n), noise (M, D, n), presence (B, E) and index (B,) of one run."""
         source = generator("step", seed, step, rank)
         size, bidders, market = self.batch_size, self.market.auction.bidders, self.market
         if not self._fixed:
-            uniforms = torch.rand(1 + self.noise, size, bidders, generator=source)
+            values = market.prior.transform(torch.rand(size, bidders, generator=source))
+            noise = torch.rand(self.noise, self.draws, bidders, generator=source)
             present = None
             if market.per_sample is not None:
                 pairs = len(market.auction.bundles)
                 present = graphs.random_presence(size, pairs, market.per_sample, source)
-            return market.prior.transform(uniforms[0]), uniforms[1:], present, None
+            return values, noise, present, None
         values, presence = self._fixed[seed]
         index = self._index(seed, step * ranks + rank, len(values), source)
-        noise = torch.rand(self.noise, size, bidders, generator=source)
+        noise = torch.rand(self.noise, self.draws, bidders, generator=source)
         return values[index], noise, None if presence is None else presence[index], index
 
     def _index(self, seed: int, number: int, profiles: int, source: torch.Generator) -> Tensor:

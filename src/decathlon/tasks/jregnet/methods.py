@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         values: (S, n, B) true values.
-        noise: (S, n, M, B) U[0,1] draws for the misreport search.
+        noise: (S, n, M, D) U[0,1] draws for the misreport search of each bidder in the D profiles in which it deviates.
         present: (S, E, B) bool, or None when all bundles exist.
         index: (S, B) places of the profiles in the fixed training set, or None for fresh ones.
     """
@@ -70,6 +70,10 @@ class Method(nn.Module):
     def own(self, values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The values (B, n) and presence that this method sees: without brands when stores play alone."""
         return (values[:, : self.auction.stores], None) if self.stores_only else (values, present)
+
+    def draws(self, batch_size: int) -> int:
+        """D, in how many profiles of a batch each bidder deviates."""
+        return batch_size
 
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """(S,) losses, to be summed, and (S,) numbers to log."""

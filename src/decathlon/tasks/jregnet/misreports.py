@@ -10,18 +10,18 @@ from torch import Tensor
 
 Utility = Callable[[Tensor], Tensor]
 
-PIECE = 8192  # rows that one call of the network sees during a search
-OFFSETS = (-0.12, -0.06, -0.03, -0.015, 0.03)
+PIECE = 4096  # rows that one call of the network sees during a search
+OFFSETS = (-0.12, -0.05, -0.02, 0.03, 0.1, 0.3)
 REFINE = (-0.33, 0.5)
 
 
 class LocalSearch:
     """Candidates around the true value, scaled at random, and uniform draws over the support; the best one stays.
 
-    Nearly all regret of a trained network comes from shading the bid by less than a tenth, so a handful of offsets
-    recovers more of it than gradient steps from a random start, at the cost of two passes without gradients: the
-    second looks closer around the best of the first. What the search does not try, the network learns to exploit: the
-    offsets must reach down to small ones.
+    Most regret of a trained network comes from shading the bid by less than a tenth, a third or more of it from bids
+    that are too high. A handful of offsets on both sides recovers more of it than gradient steps from a random start,
+    at the cost of two passes without gradients: the second looks closer around the best of the first. What the search
+    does not try, the network learns to exploit: the offsets must reach down to small ones, and up to large ones.
 
     Args:
         offsets: distances from the truth, in units of the support's length.
@@ -45,7 +45,7 @@ class LocalSearch:
         self.noise = len(self.offsets) + self.uniform
 
     def candidates(self, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """(S, n, M, B) misreports for values (S, n, B) from U[0,1] noise (S, n, M, B); low, high (n, 1, 1)."""
+        """(S, n, M, D) misreports for values (S, n, D) from U[0,1] noise (S, n, M, D); low, high (n, 1, 1)."""
         near = len(self.offsets)
         scale = 1 + self.jitter * (2 * noise[:, :, :near] - 1)
         offsets = self.offsets.to(values)[:, None] * (high - low)
@@ -54,7 +54,7 @@ class LocalSearch:
         return torch.cat([around, anywhere], 2).minimum(high).maximum(low)
 
     def __call__(self, utility: Utility, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The best candidate, (S, n, 1, B); ``utility`` maps misreports (S, n, M, B) to utilities."""
+        """The best candidate, (S, n, 1, D); ``utility`` maps misreports (S, n, M, D) to utilities."""
         with torch.no_grad():
             found, reached = _best(utility, self.candidates(values, noise, low, high))
             if len(self.refine):
@@ -79,7 +79,7 @@ class Ascent:
         self.steps, self.lr, self.noise = int(steps), float(lr), int(count)
 
     def __call__(self, utility: Utility, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Improve ``start`` (S, n, M, B); no gradient reaches the network's parameters if ``utility`` is detached."""
+        """Improve ``start`` (S, n, M, D); no gradient reaches the network's parameters if ``utility`` is detached."""
         misreports = start.clone().requires_grad_()
         adam = torch.optim.Adam([misreports], lr=self.lr, maximize=True)
         for _ in range(self.steps):
@@ -92,7 +92,7 @@ class Ascent:
 
 
 def _best(utility: Utility, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """The best of M candidates and its utility, (S, n, 1, B); tried in pieces, whose activations fit the cache."""
+    """The best of M candidates and its utility, (S, n, 1, D); tried in pieces, whose activations fit the cache."""
     piece = max(1, PIECE // max(1, candidates[:, :, 0].numel()))
     utilities = torch.cat([utility(part) for part in candidates.split(piece, 2)], 2)
     best, places = utilities.max(2, keepdim=True)

@@ -98,8 +98,9 @@ class JointAuctionModule(LightningModule):
         if self.method.trains:
             columns = self.method.auction.bidders
             self.profiles = TrainingProfiles(
-                self.market, self.seeds, batch_size, self.method.noise, columns, training_profiles
-            )
+                self.market, self.seeds, batch_size, self.method.noise, columns, training_profiles,
+                self.method.draws(batch_size),
+            )  # fmt: skip
         self.curve: list[dict[str, float]] = []
         self._records: list[Record] = []
 

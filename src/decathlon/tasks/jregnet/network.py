@@ -88,93 +88,126 @@ class JRegNet(nn.Module):
         self.register_buffer("incidence", auction.incidence, persistent=False)
 
     def forward(
-        self, bids: Tensor, misreports: Tensor, present: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, bids: Tensor, misreports: Tensor, present: Tensor | None = None, truth: bool = True
+    ) -> tuple[Tensor, ...]:
         """Outcome under ``bids``, and each bidder's own outcome when it alone deviates.
 
         Args:
             bids: (n, B).
-            misreports: (n, M, B); M may be 0. Profile (i, m, l) is profile l with coordinate i replaced.
+            misreports: (n, M, D); M may be 0. Each bidder deviates in D of the profiles, see :func:`at_places`.
             present: (E, B) bool.
+            truth: whether the outcome under ``bids`` is wanted.
+
+        All may have a dimension (S) in front, if all parameters have it too: the weights of S networks.
 
         Returns:
-            clicks and payments (n, B) under ``bids``, own clicks and own payments (n, M, B).
+            With ``truth`` clicks and payments (n, B) under ``bids``, then own clicks and own payments (n, M, D).
         """
-        count, samples = misreports.shape[1:]
-        rows = self._first_layer(bids, misreports, present)
-        allocation, charges = self._heads(rows, _tile(present, 1 + len(bids) * count))
+        count, draws = misreports.shape[-2:]
+        samples = bids.shape[-1] if truth else 0
+        rows = self._first_layer(bids, misreports, present, truth)
+        allocation, charges = self._heads(rows, _rows_present(present, misreports, truth))
+        own_shown = self._own_shown(allocation[..., samples:], count, draws)
+        own_charges = _own(charges[..., samples:], count, draws)
+        own = own_shown.sum(-3), misreports * (own_shown * own_charges.sigmoid()).sum(-3)
+        if not truth:
+            return own
         shown = self._shown(allocation[..., :samples])
-        own_shown = self._own_shown(allocation[..., samples:], count, samples)
-        return (
-            shown.sum(1),
-            self._payments(bids, shown, charges[..., :samples]),
-            own_shown.sum(1),
-            self._payments(misreports, own_shown, _own(charges[..., samples:], count, samples)),
-        )
+        return shown.sum(-2), bids * (shown * charges[..., :samples].sigmoid()).sum(-2), *own
 
     def outcome(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
         """The network as a mechanism: bids (B, n) to an :class:`~.auction.Outcome`."""
         there = None if present is None else present.T
         rows = bids.T
         allocation, charges = self._heads(self._first_layer(rows, rows[:, None][:, :0], there), there)
-        payments = self._payments(rows, self._shown(allocation), charges)
+        payments = rows * (self._shown(allocation) * charges.sigmoid()).sum(1)
         return Outcome(allocation.permute(2, 0, 1), payments.T)
 
     def _shown(self, allocation: Tensor) -> Tensor:
         """Expected clicks (n, K, R) that each bidder has from each slot, for slot probabilities (E, K, R)."""
-        shown = torch.einsum("en,ekr->nkr", self.incidence.to(allocation), allocation)
+        shown = torch.einsum("en,...ekr->...nkr", self.incidence.to(allocation), allocation)
         return shown * self.rates.to(allocation)[:, None]
 
-    def _own_shown(self, allocation: Tensor, count: int, samples: int) -> Tensor:
-        """The same, (n, K, M, B), of each deviating bidder only, for slot probabilities (E, K, n M B)."""
-        bundles, slots = allocation.shape[:2]
-        bidders = self.incidence.shape[1]
-        blocks = allocation.reshape(bundles, slots, bidders, count * samples)
-        shown = torch.einsum("en,eknr->nkr", self.incidence.to(allocation), blocks)
-        return (shown * self.rates.to(allocation)[:, None]).reshape(bidders, slots, count, samples)
+    def _own_shown(self, allocation: Tensor, count: int, draws: int) -> Tensor:
+        """The same, (n, K, M, D), of each deviating bidder only, for slot probabilities (E, K, n M D)."""
+        blocks = allocation.unflatten(-1, (self.incidence.shape[1], count * draws))
+        shown = torch.einsum("en,...eknr->...nkr", self.incidence.to(allocation), blocks)
+        return (shown * self.rates.to(allocation)[:, None]).unflatten(-1, (count, draws))
 
-    def _payments(self, bids: Tensor, shown: Tensor, charges: Tensor) -> Tensor:
-        """Payments (n, ...) for bids (n, ...), clicks per slot (n, K, ...) and outputs of the payment head."""
-        return bids * (shown * charges.sigmoid()).sum(1)
-
-    def _first_layer(self, bids: Tensor, misreports: Tensor, present: Tensor | None) -> Tensor:
-        """Pre-activations (2 * width, B + n M B). A deviation changes one input: a rank-one update of its row."""
+    def _first_layer(self, bids: Tensor, misreports: Tensor, present: Tensor | None, truth: bool = True) -> Tensor:
+        """Pre-activations (2 * width, B + n M D). A deviation changes one input: a rank-one update of its row."""
         weight: Tensor = self.weight_in
         if self.inputs == "slotwise":
-            weight = weight.reshape(2 * self.width, -1, len(self.rates)) @ self.rates.to(weight)
-        base = torch.addmm(self.bias_in, weight, bids)
+            weight = weight.unflatten(-1, (-1, len(self.rates))) @ self.rates.to(weight)
+        base = _affine(weight, bids, self.bias_in)
         if self.weight_graph is not None:
             if present is None:
-                base = base + self.weight_graph.sum(1, keepdim=True)
+                base = base + self.weight_graph.sum(-1, keepdim=True)
             else:
                 base = base + self.weight_graph @ present.to(base)
-        if misreports.shape[1] == 0:
+        bidders, count, draws = misreports.shape[-3:]
+        if count == 0:
             return base
-        shift = misreports - bids[:, None]
-        moved = torch.addcmul(base[:, None, None], weight[:, :, None, None], shift)
-        return torch.cat([base, moved.flatten(1)], 1)
+        shift = misreports - at_places(bids, draws).unsqueeze(-2)
+        before = _spread(base, bidders, draws).unsqueeze(-2)
+        moved = torch.addcmul(before, weight[..., None, None], shift.unsqueeze(-4)).flatten(-3)
+        return torch.cat([base, moved], -1) if truth else moved
 
     def _heads(self, rows: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
         activation = ACTIVATIONS[self.activation]
-        hidden = activation(rows).view(2, self.width, -1)
+        hidden = activation(rows).unflatten(-2, (2, self.width))
         for weight, bias in zip(self.hidden, self.hidden_bias):
-            hidden = activation(torch.baddbmm(bias, weight, hidden))
-        logits = torch.addmm(self.bias_allocation, self.weight_allocation, hidden[0]).view(*self.shape, -1)
-        over_bundles = logits[0]
+            hidden = activation(_affine(weight, hidden, bias))
+        logits = _affine(self.weight_allocation, hidden[..., 0, :, :], self.bias_allocation).unflatten(-2, self.shape)
+        over_bundles, over_slots = logits.unbind(-4)
         if present is not None:
-            absent = nn.functional.pad(~present, (0, 0, 0, 1))[:, None]
+            absent = nn.functional.pad(~present, (0, 0, 0, 1)).unsqueeze(-2)
             over_bundles = over_bundles.masked_fill(absent, -torch.inf)
-        allocation = torch.minimum(over_bundles.softmax(0), logits[1].softmax(1))[:-1, :-1]
-        charges = torch.addmm(self.bias_payment, self.weight_payment, hidden[1])
-        return allocation, charges.view(self.incidence.shape[1], -1, charges.shape[-1])
+        allocation = torch.minimum(over_bundles.softmax(-3), over_slots.softmax(-2))[..., :-1, :-1, :]
+        charges = _affine(self.weight_payment, hidden[..., 1, :, :], self.bias_payment)
+        return allocation, charges.unflatten(-2, (self.incidence.shape[1], -1))
 
 
-def _own(rows: Tensor, count: int, samples: int) -> Tensor:
-    """From (n, X, n M B), the entries where bidder and deviating bidder agree: (n, X, M, B)."""
-    bidders, width = rows.shape[:2]
-    blocks = rows.reshape(bidders, width, bidders, count * samples).diagonal(dim1=0, dim2=2)  # (X, M B, n)
-    return blocks.movedim(-1, 0).reshape(bidders, width, count, samples)
+def _affine(weight: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """``weight @ rows + bias`` for (..., X, Y), (..., Y, R) and (..., X, 1) with the same dimensions in front."""
+    if weight.ndim == 2:
+        return torch.addmm(bias, weight, rows)
+    front = weight.shape[:-2]
+    return torch.baddbmm(bias.flatten(0, -3), weight.flatten(0, -3), rows.flatten(0, -3)).unflatten(0, front)
 
 
-def _tile(present: Tensor | None, times: int) -> Tensor | None:
-    return None if present is None else present.repeat(1, times)
+def at_places(rows: Tensor, draws: int) -> Tensor:
+    """(..., n, D) of the rows (..., n, B): what belongs to each bidder in the D profiles in which it deviates.
+
+    These are the first D for the first bidder, the next D for the second, and so on, round and round. With D = B every
+    bidder deviates in every profile; with D = B / n one bidder does in each.
+    """
+    if draws == rows.shape[-1]:
+        return rows
+    return _spread(rows, rows.shape[-2], draws).diagonal(dim1=-3, dim2=-2).movedim(-1, -2)
+
+
+def _spread(columns: Tensor, bidders: int, draws: int) -> Tensor:
+    """(..., X, n, D): the columns (..., X, B) where each bidder deviates; (..., X, 1, B) if it does in all."""
+    samples = columns.shape[-1]
+    if draws == samples:
+        return columns.unsqueeze(-2)
+    times = -(-bidders * draws // samples)
+    wrapped = columns if times == 1 else torch.cat([columns] * times, -1)
+    return wrapped[..., : bidders * draws].unflatten(-1, (bidders, draws))
+
+
+def _own(rows: Tensor, count: int, draws: int) -> Tensor:
+    """From (..., n, X, n M D), the entries where bidder and deviating bidder agree: (..., n, X, M, D)."""
+    blocks = rows.unflatten(-1, (rows.shape[-3], count * draws)).diagonal(dim1=-4, dim2=-2)  # (..., X, M D, n)
+    return blocks.movedim(-1, -3).unflatten(-1, (count, draws))
+
+
+def _rows_present(present: Tensor | None, misreports: Tensor, truth: bool) -> Tensor | None:
+    """(..., E, B + n M D) presence of every row; without the first B if not ``truth``."""
+    if present is None:
+        return None
+    bidders, count, draws = misreports.shape[-3:]
+    moved = _spread(present, bidders, draws).unsqueeze(-2)
+    moved = moved.expand(*moved.shape[:-3], bidders, count, draws).flatten(-3)
+    return torch.cat([present, moved], -1) if truth else moved

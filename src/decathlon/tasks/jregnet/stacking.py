@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, stack_module_state
 
 
 class Stack(nn.Module):
@@ -24,16 +24,10 @@ class Stack(nn.Module):
         self.stacked = nn.ParameterList([nn.Parameter(stacked[name].detach()) for name in self.names])
         self._template = [copy.deepcopy(modules[0]).requires_grad_(False)]  # in a list: not a submodule
 
-    def forward(self, *args: Tensor | None, detach: bool = False) -> Any:
+    def forward(self, *args: Tensor | None, detach: bool = False, **options: Any) -> Any:
         """The outputs, stacked; with ``detach`` no gradient flows to the parameters."""
         weights = {name: w.detach() if detach else w for name, w in zip(self.names, self.stacked)}
-        template = self._template[0]
-        if self.size == 1:  # the same without vmap's overhead
-            first = {name: weight[0] for name, weight in weights.items()}
-            outputs = functional_call(template, first, tuple(None if x is None else x[0] for x in args))
-            return tuple(x[None] for x in outputs) if isinstance(outputs, tuple) else outputs[None]
-        in_dims = tuple(None if x is None else 0 for x in args)
-        return vmap(lambda w, *x: functional_call(template, w, x), in_dims=(0, *in_dims))(weights, *args)
+        return functional_call(self._template[0], weights, args, options)
 
     def single(self, place: int) -> nn.Module:
         """A copy of the module at ``place`` with its present weights, ready for inference."""
