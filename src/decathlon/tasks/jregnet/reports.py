@@ -15,6 +15,7 @@ from decathlon.tasks.jregnet.methods import Method
 MONEY = {
     "revenue", "revenue_error", "welfare", "best_welfare", "virtual_welfare", "opt", "opt_upper", "ic_excess",
     "ic_excess_error", "regret", "regret_sum", "regret_max", "ir_violation", "rvcg", "store_opt",
+    "expected_leak",
 }  # fmt: skip
 
 
