@@ -1,4 +1,4 @@
-"""Several copies of one small network, trained in one process: weights stacked by torch.func, run by vmap."""
+"""Several copies of one small network, trained in one process: weights stacked and called by torch.func."""
 
 import copy
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from torch.func import functional_call, stack_module_state
 class Stack(nn.Module):
     """``Stack([net_0, net_1, ...])(x, ...)`` runs every net on its own slice of each argument, dimension 0.
 
-    The modules must have one architecture. Parameters are those of the modules, stacked in front; an optimizer that
-    works elementwise (Adam) then trains each as if it were alone. Arguments are tensors or None.
+    The modules must have one architecture, and a forward that takes weights and arguments with one more dimension in
+    front, as :class:`~.network.JRegNet` does. (vmap would do without; for networks of this size it costs more than
+    the layers.) Parameters are those of the modules, stacked in front; an optimizer that works elementwise (Adam) then
+    trains each as if it were alone. Arguments are tensors or None.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         stacked, _ = stack_module_state(list(modules))
-        self.size = len(modules)
         self.names = list(stacked)
         self.stacked = nn.ParameterList([nn.Parameter(stacked[name].detach()) for name in self.names])
         self._template = [copy.deepcopy(modules[0]).requires_grad_(False)]  # in a list: not a submodule
