@@ -88,9 +88,7 @@ def alternate(run: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 def stepper(method: RegretLearner, market: Market, batch_size: int, count: int) -> Callable[[], None]:
     """A call that makes ``count`` training iterations."""
-    profiles = TrainingProfiles(
-        market, method.seeds, batch_size, method.noise, method.auction.bidders, draws=method.draws(batch_size)
-    )
+    profiles = TrainingProfiles.of(method, market, batch_size)
     optimizer, schedule = adam(method, 1e-3), Schedule(10**6, 1e-3)
 
     def steps() -> None:
@@ -146,7 +144,7 @@ def largest_of_iteration(
 ) -> tuple[float, int]:
     """The same of one training iteration, M being the misreports that the search tries at once; and that M."""
     method = learner(market, [0], network, search)
-    batch = TrainingProfiles(market, [0], batch_size, method.noise, market.auction.bidders).batch(0)
+    batch = TrainingProfiles.of(method, market, batch_size).batch(0)
     optimizer = adam(method, 1e-3)
     with LargestTensor() as seen:
         iterate(method, batch, optimizer, Schedule(10**6, 1e-3), 0)
@@ -184,7 +182,7 @@ def main() -> None:
 
         small = s1()
         method = learner(small, [0], SMALL, LOCAL)
-        train(method, TrainingProfiles(small, [0], 128, method.noise, 4), Schedule(iterations, 0.01, 50, 0.02))
+        train(method, TrainingProfiles.of(method, small, 128), Schedule(iterations, 0.01, 50, 0.02))
         shares = recovered(method, {"local": LOCAL, "ascent": ASCENT}, small, samples)
         line(
             "share of exact regret found by the local search",
@@ -213,10 +211,10 @@ def main() -> None:
         share = largest_of_evaluator(market, PAPER, 100 if quick else 1_000, MAX_ROWS)
         line("largest tensor of the evaluator / n M B n K", f"{share:.4f}", "< 1", share < 1)
         share = largest_of_evaluator(market, PAPER, 20 if quick else 100, WHOLE)
-        print(f"{'the same in one piece':<66} {share:>12.2f}")
+        line("the same in one piece", f"{share:.2f}", "", True)
         for name, search in (("local search", LOCAL), ("25 ascent steps", ASCENT)):
             share, count = largest_of_iteration(market, PAPER, search, 128)
-            print(f"{f'the same, one training iteration, {name} (M = {count})':<66} {share:>12.2f}")
+            line(f"the same, one training iteration, {name} (M = {count})", f"{share:.2f}", "", True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from decathlon.execute import construct, execute
 from decathlon.job import Job
 from decathlon.tasks.jregnet.data import JointAuctionData
 from decathlon.tasks.jregnet.figures import main, read_jobs
-from decathlon.tasks.jregnet.module import JointAuctionModule, usual_leak
+from decathlon.tasks.jregnet.module import JointAuctionModule, expected_leak
 from decathlon.tasks.jregnet.reports import Record
 
 SMALL = [
@@ -209,12 +209,14 @@ def test_published_layouts_select_as_published(experiment: str, ceiling: float) 
     assert config.selection == ("audited" if experiment == "small" else "revenue")
 
 
-def test_an_audited_selection_takes_off_the_usual_leak() -> None:
+def test_an_audited_selection_takes_off_the_expected_leak() -> None:
     """S1 in the specification's measurements: a sum of regrets of 0.013 came with 0.12 of fake revenue."""
-    assert usual_leak(0.013, 0.5, S1) == pytest.approx(0.125, abs=1e-3)
-    assert usual_leak(0.0, 0.5, S1) == 0
+    assert expected_leak(0.013, 0.5, S1) == pytest.approx(0.125, abs=1e-3)
+    assert expected_leak(0.0, 0.5, S1) == 0
     half = S1.with_click_rates([0.5, 0.25])
-    assert usual_leak(0.5 * 0.013, 0.5, half) == pytest.approx(0.5 * usual_leak(0.013, 0.5, S1))  # scales with money
+    assert expected_leak(0.5 * 0.013, 0.5, half) == pytest.approx(
+        0.5 * expected_leak(0.013, 0.5, S1)
+    )  # scales with money
 
 
 @pytest.mark.parametrize(("selection", "score"), [("audited", 0.5 - 0.022), ("revenue", 0.5)])

@@ -27,9 +27,7 @@ OPT, RVCG, WELFARE = 37 / 60, 7 / 30, 97 / 60
 
 
 def trained(method: Method, market: Market, iterations: int, batch_size: int = 128, lr: float = 1e-2) -> Method:
-    profiles = TrainingProfiles(
-        market, method.seeds, batch_size, method.noise, method.auction.bidders, draws=method.draws(batch_size)
-    )
+    profiles = TrainingProfiles.of(method, market, batch_size)
     return train(method, profiles, Schedule(iterations, lr, warmup=50, final_lr=0.02))
 
 
@@ -199,7 +197,7 @@ def test_loss_follows_the_definition(deviators: int | None, draws: int) -> None:
         lagrangian={"kind": "augmented", "start": 3.0, "rho": 4.0}, deviators=deviators,
     )  # fmt: skip
     assert method.draws(10) == draws
-    batch = TrainingProfiles(market, [0], 10, method.noise, 4, draws=draws).batch(0)
+    batch = TrainingProfiles.of(method, market, 10).batch(0)
     losses, _ = method.losses(batch, 0.0)
     misreports, values = method._found, batch.values[0].T  # type: ignore[union-attr]
     assert misreports is not None

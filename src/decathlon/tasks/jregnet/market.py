@@ -11,7 +11,7 @@ from decathlon.errors import ConfigError
 from decathlon.tasks.jregnet import graphs
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.logs import AuctionLog, read_log
-from decathlon.tasks.jregnet.methods import Batch, generator
+from decathlon.tasks.jregnet.methods import Batch, Method, generator
 from decathlon.tasks.jregnet.priors import Copula, Exponential, Prior, Product, TruncatedExponential, Uniform
 from decathlon.tasks.jregnet.tables import Empirical, LogNormal, Normal, TwoPeaks
 
@@ -159,6 +159,12 @@ class TrainingProfiles:
                     "train", size or len(market.profiles("train", 1 << 62, seed)[0]), seed
                 )
         self._orders: dict[int, tuple[int, Tensor]] = {}
+
+    @classmethod
+    def of(cls, method: Method, market: Market, batch_size: int, size: int | None = None) -> "TrainingProfiles":
+        """The profiles, and the noise, that ``method`` trains on."""
+        bidders, draws = method.auction.bidders, method.draws(batch_size)
+        return cls(market, method.seeds, batch_size, method.noise, bidders, size, draws)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         """The batch of step number ``step`` (from 0) for all seeds, on device ``rank`` of ``ranks``."""

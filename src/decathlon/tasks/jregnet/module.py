@@ -43,7 +43,7 @@ class JointAuctionModule(LightningModule):
         grid: bids on which each bidder's misreport is searched.
         regret_ceiling: a checkpoint is nearly truthful when its mean validation regret is at most this.
         selection: among nearly truthful checkpoints, ``revenue`` takes the one that earns most, as the public variants
-            do; ``audited`` (ours) first takes off the leak that is usual at its regret, see :func:`usual_leak`.
+            do; ``audited`` (ours) first takes off the leak that is usual at its regret, see :func:`expected_leak`.
         figures: whether to draw training curves and allocation maps into the job's folder.
     """
 
@@ -103,11 +103,7 @@ class JointAuctionModule(LightningModule):
         self.register_buffer("iteration", torch.tensor(0))
         self.profiles: TrainingProfiles | None = None
         if self.method.trains:
-            columns = self.method.auction.bidders
-            self.profiles = TrainingProfiles(
-                self.market, self.seeds, batch_size, self.method.noise, columns, training_profiles,
-                self.method.draws(batch_size),
-            )  # fmt: skip
+            self.profiles = TrainingProfiles.of(self.method, self.market, batch_size, training_profiles)
         self.curve: list[dict[str, float]] = []
         self._records: list[Record] = []
 
@@ -163,7 +159,7 @@ class JointAuctionModule(LightningModule):
             shops = values[:, : market.auction.stores]
             store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
             store_opt = store_opt if stores.independent else float("nan")
-            metrics["expected_leak"] = usual_leak(report.regret_sum, float(own_values.mean()), market.auction)
+            metrics["expected_leak"] = expected_leak(report.regret_sum, float(own_values.mean()), market.auction)
             metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())
@@ -214,10 +210,10 @@ class JointAuctionModule(LightningModule):
         self.curve = [dict(point) for point in checkpoint["curve"]]
 
 
-def usual_leak(regret_sum: float, mean_value: float, auction: JointAuction) -> float:
+def expected_leak(regret_sum: float, mean_value: float, auction: JointAuction) -> float:
     """Revenue that is usually there only because bidders do not react: 1.1 sqrt(2 E[v] a_1 regret_sum).
 
-    Measured by the specification on learnt mechanisms with values U[0, 1], where 2 E[v] = 1; a rule of thumb elsewhere.
+    Measured on learnt mechanisms with values U[0, 1], where 2 E[v] = 1; a rule of thumb elsewhere.
     """
     return 1.1 * math.sqrt(2 * mean_value * float(auction.click_rates[0]) * regret_sum)
 
