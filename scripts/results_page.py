@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from decathlon.render import to_markdown
-from decathlon.table import make_table
+from decathlon.tables.render import to_markdown
+from decathlon.tables.table import make_table
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = {

@@ -1,16 +1,21 @@
 """Shared by all tests: the toy task's configs, a folder per test, ways to run the command-line tools."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "toy"
 os.environ["DECATHLON_CONFIGS"] = str(TOY / "configs")
 sys.path.insert(0, str(TOY))
+# Subprocesses know the toy task and the helpers of the tests too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TOY), os.environ.get("PYTHONPATH")]))
 
 Runner = Callable[..., subprocess.CompletedProcess]
 
@@ -31,8 +36,16 @@ def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a subprocess that knows the toy task."""
-    path = os.pathsep.join(filter(None, [str(TOY), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "160", "OMP_NUM_THREADS": "1", **extra}
+    return {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", **extra}
+
+
+def script(path: str) -> ModuleType:
+    """A file of ``scripts/`` as a module."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), ROOT / "scripts" / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

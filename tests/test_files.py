@@ -87,7 +87,7 @@ def test_a_full_disk_is_named_when_a_checkpoint_does_not_fit(tmp_path: Path, mon
 
     import torch
 
-    from decathlon.checkpoint import AtomicCheckpointIO
+    from decathlon.runner.checkpoint import AtomicCheckpointIO
 
     def fails(*arguments: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8000 vs 7894")

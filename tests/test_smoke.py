@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from decathlon import catalog
-from decathlon.compose import compose_config
-from decathlon.execute import construct, execute
-from decathlon.job import Job
+from decathlon.runner import catalog
+from decathlon.runner.compose import compose_config
+from decathlon.runner.execute import construct, execute
+from decathlon.runner.job import Job
 
 CASES = [
     (task, dataset, method)
@@ -40,8 +40,8 @@ def test_every_config_of_a_task_composes(task: str) -> None:
 
 @pytest.mark.parametrize("name", [name for task in catalog.tasks() for name in catalog.experiments(task)])
 def test_every_table_can_be_laid_out(name: str, tmp_path: Path) -> None:
-    from decathlon.render import FORMATS
-    from decathlon.table import make_table
+    from decathlon.tables.render import FORMATS
+    from decathlon.tables.table import make_table
 
     table = make_table(name, [f"results_dir={tmp_path}"])
     assert table.jobs > 0 and table.rows and table.columns

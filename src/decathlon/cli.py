@@ -8,15 +8,15 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
-from decathlon import catalog
 from decathlon.errors import ConfigError, UserError
+from decathlon.runner import catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script ``decathlon``."""
     options = _parser().parse_args(arguments)
-    from decathlon.console import say_error
-    from decathlon.messages import explain
+    from decathlon.runner.console import say_error
+    from decathlon.runner.messages import explain
 
     try:
         options.command(options)
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def list_tasks(options: argparse.Namespace) -> None:
     """``decathlon list [task]``."""
-    from decathlon.console import console
+    from decathlon.runner.console import console
 
     if options.task is not None and options.task not in catalog.tasks():
         raise ConfigError(f"{options.task} is no task; choose {', '.join(catalog.tasks())}")
@@ -72,7 +72,7 @@ def list_tasks(options: argparse.Namespace) -> None:
 
 
 def _print_names(label: str, names: list[str], configs: dict[str, dict], one_each: bool) -> None:
-    from decathlon.console import console
+    from decathlon.runner.console import console
 
     if not names:
         return
@@ -85,9 +85,9 @@ def _print_names(label: str, names: list[str], configs: dict[str, dict], one_eac
 
 def print_table(options: argparse.Namespace) -> None:
     """``decathlon table <task>/<name>``."""
-    from decathlon import render
-    from decathlon.console import console
-    from decathlon.table import make_table
+    from decathlon.runner.console import console
+    from decathlon.tables import render
+    from decathlon.tables.table import make_table
 
     table = make_table(options.experiment, options.overrides, [name for name in options.metrics.split(",") if name])
     if options.no_claims:
@@ -100,9 +100,9 @@ def print_table(options: argparse.Namespace) -> None:
 
 def prepare_data(options: argparse.Namespace) -> None:
     """``decathlon data <dataset>``."""
-    from decathlon.compose import compose_config
-    from decathlon.console import console
-    from decathlon.job import Job
+    from decathlon.runner.compose import compose_config
+    from decathlon.runner.console import console
+    from decathlon.runner.job import Job
 
     named = [o.partition("=")[2] for o in options.overrides if o.startswith("task=")]
     owners = [task for task in named or catalog.tasks() if options.dataset in catalog.datasets(task)]
@@ -113,7 +113,7 @@ def prepare_data(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.dataset} is a dataset of {', '.join(owners)}; add task=<one of them>")
     rest = [o for o in options.overrides if not o.startswith("task=")]
     job = Job.of(compose_config([f"task={owners[0]}", f"dataset={options.dataset}", *rest]))
-    from decathlon.execute import construct, quiet
+    from decathlon.runner.execute import construct, quiet
 
     quiet()
     _, data = construct(job.config)

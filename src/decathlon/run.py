@@ -14,12 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from decathlon import catalog, files, sweep
-from decathlon.checks import check_values
-from decathlon.console import say_error, say_result, say_start, short
+from decathlon import files
 from decathlon.errors import ConfigError, UserError
-from decathlon.job import Job
-from decathlon.messages import explain
+from decathlon.runner import catalog, sweep
+from decathlon.runner.checks import check_values
+from decathlon.runner.console import say_error, say_result, say_start, short
+from decathlon.runner.job import Job
+from decathlon.runner.messages import explain
 
 # The error of a single run, on its way from the Hydra application to `main`.
 single_failure: list[Exception] = []
@@ -61,7 +62,7 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
     if record is not None and not force:
         say_result(job, record, known=True)
         return record, True
-    from decathlon import execute, machine, processes
+    from decathlon.runner import execute, machine, processes
 
     execute.quiet()
     count = processes.device_count(job.config["trainer"])

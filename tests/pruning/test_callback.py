@@ -8,14 +8,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from pruning_toy import Lines, Plain, Returning
 
-from decathlon.checkpoint import RandomState
 from decathlon.errors import ConfigError
 from decathlon.pruning import SoftRandom
 from decathlon.pruning.callback import Pruning
 from decathlon.pruning.method import make_pruner
+from decathlon.runner.checkpoint import RandomState
 from decathlon.tasks.molpeg import MolPeg
+from tests.pruning.toy import Lines, Plain, Returning
 
 METHODS = {
     "molpeg": {"class": "decathlon.tasks.molpeg.MolPeg", "beta": 0.9},

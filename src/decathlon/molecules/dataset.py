@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import DataError
+from decathlon.graphs.batches import Batch
 from decathlon.molecules import features
-from decathlon.molecules.batches import Batch, FingerprintBatch, GeometryBatch, GraphBatch
+from decathlon.molecules.batches import FingerprintBatch, GeometryBatch, MoleculeBatch
 from decathlon.molecules.packing import PackedFingerprints, PackedGeometries, PackedGraphs
 from decathlon.molecules.parallel import WORTH_PROCESSES, featurise
 from decathlon.molecules.parsing import Status
@@ -112,7 +113,7 @@ class MoleculeDataset:
         if isinstance(self.packed, PackedFingerprints):
             return FingerprintBatch(rows, y, self.packed.dense(rows))
         if isinstance(self.packed, PackedGraphs):
-            return GraphBatch(rows, y, **self.packed.cut(rows))
+            return MoleculeBatch(rows, y, **self.packed.cut(rows))
         return GeometryBatch(rows, y, **self.packed.cut(rows))
 
     @property

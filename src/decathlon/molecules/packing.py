@@ -1,40 +1,11 @@
-"""A whole dataset as flat tensors, from which a batch is cut by a few vectorised gathers.
+"""A set of molecules as flat tensors; a dataset of 440,000 molecules is some 100 MB."""
 
-Variable-sized records (the atoms of a molecule, its bonds) lie one after the other in one tensor; ``starts`` says
-where each begins. There is no object per molecule, so a batch costs a handful of tensor operations instead of
-hundreds of Python calls, and a dataset of 440,000 molecules is some 100 MB.
-"""
-
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def offsets(counts: Tensor) -> Tensor:
-    """Where each of m consecutive records begins, and where the last ends: (m,) counts to (m + 1,) int64."""
-    return torch.nn.functional.pad(counts.long().cumsum(0), (1, 0))
-
-
-def ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """The positions starts[0], starts[0]+1, … (counts[0] of them), starts[1], …: (sum of counts,) int64."""
-    total = int(counts.sum())
-    shift = starts - (counts.cumsum(0) - counts)
-    return torch.arange(total) + torch.repeat_interleave(shift, counts, output_size=total)
-
-
-class Packed:
-    """A dataset of tensors that can be saved, loaded and cut by row."""
-
-    def state(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """The dataset of ``state()``; other keys are ignored."""
-        return cls(**{item.name: torch.as_tensor(state[item.name]) for item in fields(cls)})  # type: ignore[arg-type]
+from decathlon.graphs.packing import Packed, offsets, ranges
 
 
 @dataclass
@@ -85,7 +56,7 @@ class PackedGraphs(Packed):
         return len(self.atom_count)
 
     def cut(self, rows: Tensor) -> dict[str, Tensor]:
-        """The tensors of a batch of molecules ``rows`` (m,) int64, as in ``decathlon.molecules.batches.GraphBatch``."""
+        """The tensors of a ``decathlon.molecules.batches.MoleculeBatch`` of the molecules ``rows`` (m,) int64."""
         atom_count = self.atom_count[rows].long()
         bond_count = self.bond_count[rows].long()
         atoms = ranges(self._first_atom[rows], atom_count)
@@ -97,8 +68,8 @@ class PackedGraphs(Packed):
             "atoms": self.atoms[atoms].long(),
             "neighbours": neighbours,
             "bonds": self.bonds[bonds].long(),
-            "bond_starts": offsets(self.degree[atoms]),
-            "atom_starts": offsets(atom_count),
+            "edge_starts": offsets(self.degree[atoms]),
+            "node_starts": offsets(atom_count),
         }
 
     def select(self, rows: Tensor) -> "PackedGraphs":
@@ -138,7 +109,7 @@ class PackedGeometries(Packed):
         return {
             "numbers": self.numbers[atoms].long(),
             "positions": self.positions[atoms],
-            "atom_starts": offsets(atom_count),
+            "node_starts": offsets(atom_count),
         }
 
     def select(self, rows: Tensor) -> "PackedGeometries":
@@ -146,22 +117,3 @@ class PackedGeometries(Packed):
         atom_count = self.atom_count[rows]
         atoms = ranges(self._first_atom[rows], atom_count.long())
         return PackedGeometries(self.numbers[atoms], self.positions[atoms], atom_count)
-
-
-def pairs_within(atom_starts: Tensor) -> tuple[Tensor, Tensor]:
-    """All ordered pairs of different atoms of one molecule, for a batch of molecules.
-
-    Args:
-        atom_starts: (m + 1,) int64.
-
-    Returns:
-        Two (P,) int64 tensors of positions in the batch; the first is ascending.
-    """
-    count = atom_starts.diff()
-    per_atom = torch.repeat_interleave(count, count)
-    first_of_mine = torch.repeat_interleave(atom_starts[:-1], count)
-    i = torch.repeat_interleave(torch.arange(len(per_atom), device=count.device), per_atom)
-    begin = per_atom.cumsum(0) - per_atom
-    j = torch.arange(len(i), device=count.device) - begin[i] + first_of_mine[i]
-    other = i != j
-    return i[other], j[other]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editors_common import metrics_of
 
-from decathlon import experiment
 from decathlon.language.tiny import tiny_model, word_tokenizer
-from decathlon.tasks.kele.data import EditCases
-from decathlon.tasks.kele.evaluation_rows import read_rows
+from decathlon.tables import plan as experiment
+from decathlon.tasks.kele.data.datamodule import EditCases
+from decathlon.tasks.kele.evaluation.rows import read_rows
 from decathlon.tasks.kele.module import EditEvaluation
+from tests.tasks.kele.common import metrics_of
 
 PEOPLE, COUNTRIES, CITIES = ("Ann", "Bob", "Cid"), ("France", "Italy", "Spain"), ("Paris", "Rome", "Madrid")
 

@@ -1,18 +1,12 @@
 """The scripts about editing: what they print of numbers that are given."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+from tests.conftest import script
 
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+kele_paired = script("analysis/kele_paired.py")
 
 
 def pairs(differences: list[float], seeds: int = 1) -> tuple[dict[Any, float], dict[Any, float]]:
@@ -31,8 +25,6 @@ def pairs(differences: list[float], seeds: int = 1) -> tuple[dict[Any, float], d
     ],
 )
 def test_the_paired_verdict(differences: list[float], said: str) -> None:
-    import kele_paired
-
     result = kele_paired.paired(*pairs(differences))
     assert kele_paired.verdict(result) == said
     row = kele_paired.as_markdown("mh", result)
@@ -41,8 +33,6 @@ def test_the_paired_verdict(differences: list[float], said: str) -> None:
 
 
 def test_a_markdown_table_has_as_many_columns_as_its_header() -> None:
-    import kele_paired
-
     title, blank, names, rule = kele_paired.header("mquake_smol", "kele", "rome", "md").split("\n")
     assert "kele against rome" in title and not blank
     row = kele_paired.as_markdown("mh", kele_paired.paired(*pairs([0.25, 0.5, 0.25, 0.5], seeds=2)))
@@ -50,8 +40,7 @@ def test_a_markdown_table_has_as_many_columns_as_its_header() -> None:
 
 
 def test_the_benchmark_says_whether_a_target_is_met() -> None:
-    import bench_kele
-
+    bench_kele = script("bench/kele.py")
     assert bench_kele.verdict("editing", "together / one by one", 0.39).split() == ["wanted", "<=", "0.4", "ok"]
     assert bench_kele.verdict("evaluation", "times faster", 2.9).split() == ["wanted", ">=", "3", "MISSED"]
     assert bench_kele.verdict("statistics", "texts", 400) == ""

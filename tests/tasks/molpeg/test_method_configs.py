@@ -2,18 +2,17 @@
 
 import math
 from itertools import product
-from pathlib import Path
 
 import pytest
 import yaml
 
-from decathlon import experiment as experiments
-from decathlon.claims import judge
-from decathlon.compose import compose_config, resolve, settle
-from decathlon.experiment import Experiment, Layout, PlannedJob, Results, canonical
 from decathlon.pruning.method import check_method
+from decathlon.runner.catalog import CONFIGS
+from decathlon.runner.compose import compose_config, resolve, settle
+from decathlon.tables import plan as experiments
+from decathlon.tables.claims import judge
+from decathlon.tables.plan import Experiment, Layout, PlannedJob, Results, canonical
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 METHODS = [
     "molpeg", "hard_random", "random", "rankloss", "herding", "kmeans", "least_confidence", "entropy", "forgetting",
     "grand4", "grand20", "el2n", "glister", "craig", "cd", "deepfool", "influence", "dp", "epsilon_greedy", "ucb",

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from molpeg_toy import MODEL, Bits, make
 from torch import nn
 
 from decathlon.pruning import Evidence, scores
 from decathlon.tasks.molpeg import scoring
 from decathlon.tasks.molpeg.predictor import Predictor
 from decathlon.tasks.molpeg.scoring import Scoring, everything
+from tests.tasks.molpeg.toy import MODEL, Bits, make
 
 OPTIONS = {"name": "fp_mlp", "widths": [16], "dropout": 0.2}
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from decathlon.tasks.pinn.module import PINN
+from tests.conftest import ROOT
 
-PAGE = Path(__file__).parents[3] / "docs" / "pinn.md"
+PAGE = ROOT / "docs" / "pinn.md"
 
 
 def test_the_documented_pde(tmp_path: Path, monkeypatch: Any) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from decathlon.graphs.dropout import Dropout
+from decathlon.graphs.norm import BatchNorm
 from decathlon.molecules.batches import FingerprintBatch
 from decathlon.molecules.encoders.base import Encoder
-from decathlon.molecules.encoders.dropout import Dropout
-from decathlon.molecules.encoders.norm import BatchNorm
 
 
 class FingerprintMlp(Encoder):

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from decathlon.graphs.dropout import Dropout
+from decathlon.graphs.norm import BatchNorm
+from decathlon.graphs.sums import mean_segments, sum_neighbours
 from decathlon.molecules.alphabet import ATOM_ROWS, BOND_DIRECTIONS, BOND_TYPES, CHIRAL_TAGS
-from decathlon.molecules.batches import GraphBatch
+from decathlon.molecules.batches import MoleculeBatch
 from decathlon.molecules.encoders.base import Encoder
-from decathlon.molecules.encoders.dropout import Dropout
-from decathlon.molecules.encoders.norm import BatchNorm
-from decathlon.molecules.encoders.sums import mean_segments, sum_neighbours
 
 
 class GinLayer(nn.Module):
@@ -28,10 +28,10 @@ class GinLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         self.norm = BatchNorm(width)
 
-    def forward(self, h: Tensor, batch: GraphBatch) -> Tensor:
+    def forward(self, h: Tensor, batch: MoleculeBatch) -> Tensor:
         """Atom vectors (N, D) to (N, D)."""
         table = (self.bond_type.weight[:, None] + self.bond_direction.weight).flatten(0, 1)
-        total = h + sum_neighbours(h, batch.neighbours, batch.bond_starts)
+        total = h + sum_neighbours(h, batch.neighbours, batch.edge_starts)
         return self.norm(self.mlp(torch.addmm(total, batch.bond_kinds.to(h.dtype), table)))
 
 
@@ -59,11 +59,11 @@ class Gin(Encoder):
         self.layers = nn.ModuleList(GinLayer(width) for _ in range(layers))
         self.dropout = Dropout(dropout)
 
-    def embed(self, batch: GraphBatch) -> Tensor:
+    def embed(self, batch: MoleculeBatch) -> Tensor:
         """Continuous inputs: the sum of the element's and the chirality tag's embedding, (N, D)."""
         return self.element(batch.atoms[:, 0]) + self.chirality(batch.atoms[:, 1])
 
-    def encode_atoms(self, batch: GraphBatch, embedded: Tensor | None = None) -> Tensor:
+    def encode_atoms(self, batch: MoleculeBatch, embedded: Tensor | None = None) -> Tensor:
         """Atom vectors (N, D), from ``embed(batch)`` or what is given in its place."""
         h = self.embed(batch) if embedded is None else embedded
         for i, layer in enumerate(self.layers):
@@ -73,6 +73,6 @@ class Gin(Encoder):
             h = self.dropout(h)
         return h
 
-    def encode(self, embedded: Tensor, batch: GraphBatch) -> Tensor:
+    def encode(self, embedded: Tensor, batch: MoleculeBatch) -> Tensor:
         """Molecule vectors (B, D) from continuous inputs (N, D)."""
-        return mean_segments(self.encode_atoms(batch, embedded), batch.atom_starts)
+        return mean_segments(self.encode_atoms(batch, embedded), batch.node_starts)

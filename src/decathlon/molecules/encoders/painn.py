@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from decathlon.graphs.packing import offsets, pairs_within
+from decathlon.graphs.sums import sum_segments
 from decathlon.molecules.batches import GeometryBatch
 from decathlon.molecules.encoders.base import Encoder
-from decathlon.molecules.encoders.sums import sum_segments
-from decathlon.molecules.packing import offsets, pairs_within
 
 ATOMIC_NUMBERS = 119
 
@@ -118,7 +118,7 @@ class Painn(Encoder):
 
     def edges(self, batch: GeometryBatch) -> Edges:
         """The pairs of different atoms of one molecule that are nearer than the cutoff."""
-        i, j = pairs_within(batch.atom_starts)
+        i, j = pairs_within(batch.node_starts)
         difference = batch.positions[j] - batch.positions[i]
         distance = difference.norm(dim=1)
         near = distance < self.radial.cutoff
@@ -130,4 +130,4 @@ class Painn(Encoder):
     def encode(self, embedded: Tensor, batch: GeometryBatch) -> Tensor:
         """Molecule vectors (B, F) from continuous inputs (N, F)."""
         q, _ = self.encode_atoms(batch, embedded)
-        return sum_segments(self.output(q), batch.atom_starts)
+        return sum_segments(self.output(q), batch.node_starts)

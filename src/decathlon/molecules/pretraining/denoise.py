@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from decathlon.graphs.packing import pairs_within
 from decathlon.molecules.batches import GeometryBatch
 from decathlon.molecules.encoders.painn import Painn
-from decathlon.molecules.packing import pairs_within
 
 
 class DistanceDenoising(nn.Module):
@@ -33,10 +33,10 @@ class DistanceDenoising(nn.Module):
         """The loss of a batch (scalar)."""
         device = batch.positions.device
         level = torch.randint(len(self.noise), (len(batch),), generator=generator)
-        sigma = torch.tensor(self.noise)[level].to(device)[batch.molecule]
+        sigma = torch.tensor(self.noise)[level].to(device)[batch.graph]
         shaken = batch.positions + sigma[:, None] * torch.randn(batch.positions.shape, generator=generator).to(device)
         q, _ = self.encoder.encode_atoms(replace(batch, positions=shaken))
-        i, j = pairs_within(batch.atom_starts)
+        i, j = pairs_within(batch.node_starts)
         once = i < j
         i, j = i[once], j[once]
         clean = (batch.positions[i] - batch.positions[j]).norm(dim=1)

@@ -5,50 +5,50 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from decathlon.molecules.batches import GraphBatch
+from decathlon.graphs.packing import offsets
+from decathlon.graphs.sums import sum_neighbours
+from decathlon.molecules.batches import MoleculeBatch
 from decathlon.molecules.encoders.gin import Gin
-from decathlon.molecules.encoders.sums import sum_neighbours
-from decathlon.molecules.packing import offsets
 from decathlon.molecules.pretraining.masking import mask_atoms
 
 
-def keep_bonds(batch: GraphBatch, keep: Tensor) -> GraphBatch:
+def keep_bonds(batch: MoleculeBatch, keep: Tensor) -> MoleculeBatch:
     """The batch without the bond ends where ``keep`` (E,) is False; ``keep`` must be equal at both ends of a bond."""
     degree = torch.bincount(batch.owner[keep], minlength=len(batch.atoms))
-    return replace(batch, neighbours=batch.neighbours[keep], bonds=batch.bonds[keep], bond_starts=offsets(degree))
+    return replace(batch, neighbours=batch.neighbours[keep], bonds=batch.bonds[keep], edge_starts=offsets(degree))
 
 
-def keep_atoms(batch: GraphBatch, keep: Tensor) -> GraphBatch:
+def keep_atoms(batch: MoleculeBatch, keep: Tensor) -> MoleculeBatch:
     """The subgraphs of the atoms where ``keep`` (N,) is True."""
     left = keep_bonds(batch, keep[batch.owner] & keep[batch.neighbours])
     new_position = keep.long().cumsum(0) - 1
-    atoms = torch.bincount(batch.molecule[keep], minlength=len(batch))
+    atoms = torch.bincount(batch.graph[keep], minlength=len(batch))
     return replace(
         left,
         atoms=left.atoms[keep],
         neighbours=new_position[left.neighbours],
-        bond_starts=offsets(left.bond_starts.diff()[keep]),
-        atom_starts=offsets(atoms),
+        edge_starts=offsets(left.edge_starts.diff()[keep]),
+        node_starts=offsets(atoms),
     )
 
 
-def lowest(priority: Tensor, batch: GraphBatch, share: float) -> Tensor:
+def lowest(priority: Tensor, batch: MoleculeBatch, share: float) -> Tensor:
     """(N,) bool: in each molecule the ceil(share * atoms) atoms of lowest ``priority`` (N,)."""
-    molecule = batch.molecule
+    molecule = batch.graph
     order = torch.argsort(priority)
     order = order[torch.argsort(molecule[order], stable=True)]
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device) - batch.atom_starts[molecule]
-    return rank < (batch.atom_starts.diff() * share).ceil()[molecule]
+    rank[order] = torch.arange(len(order), device=order.device) - batch.node_starts[molecule]
+    return rank < (batch.node_starts.diff() * share).ceil()[molecule]
 
 
-def drop_atoms(batch: GraphBatch, share: float, generator: torch.Generator) -> GraphBatch:
+def drop_atoms(batch: MoleculeBatch, share: float, generator: torch.Generator) -> MoleculeBatch:
     """Remove a random share of each molecule's atoms with their bonds."""
     noise = torch.rand(len(batch.atoms), generator=generator).to(batch.atoms.device)
     return keep_atoms(batch, lowest(noise, batch, 1 - share))
 
 
-def drop_bonds(batch: GraphBatch, share: float, generator: torch.Generator) -> GraphBatch:
+def drop_bonds(batch: MoleculeBatch, share: float, generator: torch.Generator) -> MoleculeBatch:
     """Remove a random share of the bonds. (No new bonds are drawn: they would be no chemistry.)"""
     owner = batch.owner
     pair = torch.minimum(owner, batch.neighbours) * len(batch.atoms) + torch.maximum(owner, batch.neighbours)
@@ -58,14 +58,14 @@ def drop_bonds(batch: GraphBatch, share: float, generator: torch.Generator) -> G
     return keep_bonds(batch, keep[bond])
 
 
-def subgraph(batch: GraphBatch, share: float, generator: torch.Generator) -> GraphBatch:
+def subgraph(batch: MoleculeBatch, share: float, generator: torch.Generator) -> MoleculeBatch:
     """Keep a connected part of each molecule: the atoms nearest to a random one, all but ``share`` of them."""
     n = len(batch.atoms)
     noise = torch.rand(n, generator=generator).to(batch.atoms.device)
     reached = lowest(noise, batch, 1e-9).to(torch.float32)[:, None]
     distance = torch.where(reached[:, 0] > 0, 0.0, 1e6)
-    for step in range(1, int(batch.atom_starts.diff().max()) + 1):
-        wider = (reached + sum_neighbours(reached, batch.neighbours, batch.bond_starts)).clamp(max=1)
+    for step in range(1, int(batch.node_starts.diff().max()) + 1):
+        wider = (reached + sum_neighbours(reached, batch.neighbours, batch.edge_starts)).clamp(max=1)
         new = (wider > reached)[:, 0]
         if not new.any():
             break
@@ -74,7 +74,7 @@ def subgraph(batch: GraphBatch, share: float, generator: torch.Generator) -> Gra
     return keep_atoms(batch, lowest(distance + 0.5 * noise, batch, 1 - share))
 
 
-def mask_view(batch: GraphBatch, share: float, generator: torch.Generator) -> GraphBatch:
+def mask_view(batch: MoleculeBatch, share: float, generator: torch.Generator) -> MoleculeBatch:
     """Hide a random share of the atoms' features."""
     return mask_atoms(batch, share, generator)[0]
 
@@ -97,7 +97,7 @@ class GraphCl(nn.Module):
         self.temperature = temperature
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
-    def forward(self, batch: GraphBatch, generator: torch.Generator) -> Tensor:
+    def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> Tensor:
         """The loss of a batch (scalar)."""
         first, second = torch.randint(len(VIEWS), (2,), generator=generator).tolist()
         views = [VIEWS[k](batch, self.share, generator) for k in (first, second)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.molecules.alphabet import MASKED_ATOM
-from decathlon.molecules.batches import GraphBatch
+from decathlon.molecules.batches import MoleculeBatch
 from decathlon.molecules.encoders.gin import Gin, GinLayer
 from decathlon.molecules.pretraining.masking import mask_atoms
 
@@ -29,7 +29,7 @@ class GraphMae(nn.Module):
         self.decoder = GinLayer(width)
         self.types = nn.Linear(width, ATOM_TYPES)
 
-    def forward(self, batch: GraphBatch, generator: torch.Generator) -> Tensor:
+    def forward(self, batch: MoleculeBatch, generator: torch.Generator) -> Tensor:
         """The loss of a batch (scalar)."""
         masked_batch, masked = mask_atoms(batch, self.mask, generator)
         h = self.to_decoder(self.encoder.encode_atoms(masked_batch))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from decathlon.molecules.alphabet import MASKED_ATOM
-from decathlon.molecules.batches import GraphBatch
+from decathlon.molecules.batches import MoleculeBatch
 
 
-def mask_atoms(batch: GraphBatch, share: float, generator: torch.Generator) -> tuple[GraphBatch, Tensor]:
+def mask_atoms(batch: MoleculeBatch, share: float, generator: torch.Generator) -> tuple[MoleculeBatch, Tensor]:
     """Hide element and chirality of a random share of a batch's atoms, at least one.
 
     Returns:

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from decathlon.graphs.batches import Batch
+from decathlon.graphs.sums import mean_segments
 from decathlon.molecules.alphabet import ATOM_ROWS
-from decathlon.molecules.batches import Batch, GraphBatch
+from decathlon.molecules.batches import MoleculeBatch
 from decathlon.molecules.encoders import Encoder, Gin
-from decathlon.molecules.encoders.sums import mean_segments
 from decathlon.molecules.pretraining.masking import mask_atoms
 
 
@@ -27,13 +28,13 @@ class Properties(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The loss of a batch (scalar); labels that are NaN do not count."""
-        if self.types is None or self.mask == 0 or not isinstance(batch, GraphBatch):
+        if self.types is None or self.mask == 0 or not isinstance(batch, MoleculeBatch):
             return self._error(self.encoder(batch), batch.y)
         assert isinstance(self.encoder, Gin)
         masked_batch, masked = mask_atoms(batch, self.mask, generator)
         h = self.encoder.encode_atoms(masked_batch)
         loss = nn.functional.cross_entropy(self.types(h[masked]), batch.atoms[masked, 0])
-        return loss + self._error(mean_segments(h, batch.atom_starts), batch.y)
+        return loss + self._error(mean_segments(h, batch.node_starts), batch.y)
 
     def _error(self, z: Tensor, y: Tensor) -> Tensor:
         known = ~y.isnan()

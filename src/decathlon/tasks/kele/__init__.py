@@ -14,7 +14,7 @@ from decathlon.tasks.kele.editors.memit import Memit
 from decathlon.tasks.kele.editors.none import NoEdit
 from decathlon.tasks.kele.editors.pmet import Pmet
 from decathlon.tasks.kele.editors.rome import Rome
-from decathlon.tasks.kele.statistics import Moments
+from decathlon.tasks.kele.editors.statistics import Moments
 from decathlon.tasks.kele.update import Update
 
 __all__ = [

@@ -11,13 +11,13 @@ import lightning as L
 import torch
 
 from decathlon.errors import ConfigError
-from decathlon.tasks.kele.data import demonstrations
-from decathlon.tasks.kele.data_cases import Case
-from decathlon.tasks.kele.data_language import ModelSpec
-from decathlon.tasks.kele.evaluation import Protocol, checked_bos, evaluate
-from decathlon.tasks.kele.evaluation_rows import append, mend, read_rows, rows_path
-from decathlon.tasks.kele.metrics import aggregate, quartiles
-from decathlon.tasks.kele.module_editor import answers_itself, check_method, make_editor
+from decathlon.tasks.kele.cases import Case
+from decathlon.tasks.kele.data.datamodule import demonstrations
+from decathlon.tasks.kele.editors.configured import answers_itself, check_method, make_editor
+from decathlon.tasks.kele.evaluation.metrics import aggregate, quartiles
+from decathlon.tasks.kele.evaluation.protocol import Protocol, checked_bos, evaluate
+from decathlon.tasks.kele.evaluation.rows import append, mend, read_rows, rows_path
+from decathlon.tasks.kele.models import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,6 @@ class EditEvaluation(L.LightningModule):
         for name, value in metrics.items():
             self.log(f"test/{name}", value, rank_zero_only=False, sync_dist=False)
         if self.figures and self.trainer.is_global_zero:
-            from decathlon.tasks.kele.module_figure import draw_buckets
+            from decathlon.tasks.kele.evaluation.figure import draw_buckets
 
             draw_buckets(rows, self.folder / "rs_buckets.png")

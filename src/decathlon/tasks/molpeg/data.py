@@ -12,10 +12,10 @@ from torch import Tensor
 
 from decathlon.build import build
 from decathlon.errors import ConfigError, DataError
-from decathlon.molecules.batches import Batch
+from decathlon.graphs.batches import Batch
+from decathlon.graphs.loader import BatchLoader
 from decathlon.molecules.dataset import MoleculeDataset, cached_features
 from decathlon.molecules.encoders import make_encoder, model_inputs, model_options
-from decathlon.molecules.loader import BatchLoader
 from decathlon.molecules.packing import PackedFingerprints
 from decathlon.molecules.pretraining import Recipe, load_weights, parse_recipe, pretrained, source_table
 from decathlon.molecules.splits import Split, random_split, scaffold_split

@@ -129,7 +129,7 @@ class Scoring:
             for batch in self.data.train_dataloader():
                 batch = batch.to(self.device)
                 inputs = encoder.embed(batch).detach()
-                rows = batch.molecule if hasattr(batch, "molecule") else torch.arange(len(inputs), device=self.device)
+                rows = batch.graph if hasattr(batch, "graph") else torch.arange(len(inputs), device=self.device)
 
                 def logits(change: Tensor, batch: Any = batch, inputs: Tensor = inputs) -> Tensor:
                     return model.head(encoder.encode(inputs + change, batch))

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from decathlon.build import build, locate
 from decathlon.errors import ConfigError
 from decathlon.files import cached
-from decathlon.tasks.pinn.batches import Steps
+from decathlon.tasks.pinn.multitask.batches import Steps
 from decathlon.tasks.pinn.problems.base import Problem
 
 

@@ -9,8 +9,8 @@ from lightning import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 from decathlon.errors import ConfigError
-from decathlon.tasks.pinn.batches import Steps
 from decathlon.tasks.pinn.method_config import build_operator, is_momentum
+from decathlon.tasks.pinn.multitask.batches import Steps
 from decathlon.tasks.pinn.operators import GramOperator
 from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
 from decathlon.tasks.pinn.weightings import LS

@@ -12,7 +12,7 @@ import torch
 from decathlon.language.forward import check_plain_head
 from decathlon.language.layouts import check_layer
 from decathlon.tasks.kele.edit import Edit
-from decathlon.tasks.kele.presets import settings
+from decathlon.tasks.kele.editors.presets import settings
 from decathlon.tasks.kele.update import Update, written
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.kele.edit import Edit
+from decathlon.tasks.kele.editors.recall import add_to_output
 from decathlon.tasks.kele.editors.rome import Rome, value_norms
-from decathlon.tasks.kele.recall import add_to_output
 from decathlon.tasks.kele.update import LowRank, Update
 
 

@@ -13,8 +13,8 @@ from decathlon.language.layouts import layout_of, matrix
 from decathlon.language.resume import upper_blocks
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import BaseEditor, Options
-from decathlon.tasks.kele.observe import Observed, observe
-from decathlon.tasks.kele.prompts import Prompted, tokenise
+from decathlon.tasks.kele.editors.observe import Observed, observe
+from decathlon.tasks.kele.editors.prompts import Prompted, tokenise
 from decathlon.tasks.kele.update import Dense, Update
 
 _MEMORY = 2**30

@@ -13,10 +13,10 @@ from decathlon.language.layouts import layer_count
 from decathlon.language.tokens import batches
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import BaseEditor, Options, log
-from decathlon.tasks.kele.observe import Observed, Patches, observe
-from decathlon.tasks.kele.prompts import Prompted, sample_contexts, tokenise
-from decathlon.tasks.kele.recall import Inject, Losses, Objective, Problem, Recall, optimise, places_of, rows_of
-from decathlon.tasks.kele.statistics import Moments, Text
+from decathlon.tasks.kele.editors.observe import Observed, Patches, observe
+from decathlon.tasks.kele.editors.prompts import Prompted, sample_contexts, tokenise
+from decathlon.tasks.kele.editors.recall import Inject, Losses, Objective, Problem, Recall, optimise, places_of, rows_of
+from decathlon.tasks.kele.editors.statistics import Moments, Text
 
 _MEMORY = 2**30
 _CALLS = 20_000_000

@@ -13,9 +13,9 @@ from decathlon.language.tokens import batches
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import Options
 from decathlon.tasks.kele.editors.locate import Found, LocateEditor, LocateOptions
-from decathlon.tasks.kele.observe import Observed, at_subjects
-from decathlon.tasks.kele.prompts import Prompted
-from decathlon.tasks.kele.recall import add_to_output
+from decathlon.tasks.kele.editors.observe import Observed, at_subjects
+from decathlon.tasks.kele.editors.prompts import Prompted
+from decathlon.tasks.kele.editors.recall import add_to_output
 from decathlon.tasks.kele.update import LowRank, Update
 
 _TOKENS = 8192

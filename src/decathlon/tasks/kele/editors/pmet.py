@@ -10,9 +10,9 @@ from torch import Tensor
 from decathlon.language.layouts import layout_of
 from decathlon.tasks.kele.editors.locate import Found
 from decathlon.tasks.kele.editors.memit import Memit
-from decathlon.tasks.kele.observe import Observed
-from decathlon.tasks.kele.prompts import Prompted
-from decathlon.tasks.kele.recall import Inject
+from decathlon.tasks.kele.editors.observe import Observed
+from decathlon.tasks.kele.editors.prompts import Prompted
+from decathlon.tasks.kele.editors.recall import Inject
 
 
 def branch_norms(observed: Observed) -> Tensor:

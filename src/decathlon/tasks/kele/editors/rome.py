@@ -13,9 +13,9 @@ from decathlon.language.layouts import layout_of
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import Options, log
 from decathlon.tasks.kele.editors.locate import Found, LocateEditor, LocateOptions
-from decathlon.tasks.kele.observe import Observed
-from decathlon.tasks.kele.prompts import Prompted
-from decathlon.tasks.kele.recall import add_to_output
+from decathlon.tasks.kele.editors.observe import Observed
+from decathlon.tasks.kele.editors.prompts import Prompted
+from decathlon.tasks.kele.editors.recall import add_to_output
 from decathlon.tasks.kele.update import LowRank, Update
 
 _WARN_COSINE = 0.1

@@ -1,0 +1,83 @@
+"""What a person sees of a run: what runs and where, the result, the path of the record."""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from decathlon.runner.job import Job
+
+# Without a terminal (a pipe, a log) nobody folds lines, and a table may be as wide as it is.
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+console = Console(highlight=False, soft_wrap=True, width=WIDTH)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def short(path: Path) -> str:
+    """A path as short as it can be written from the current folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def number(value: float | None) -> str:
+    """A metric with four significant digits; a dash where there is none."""
+    if value is None:
+        return "—"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:.1f}"
+    return f"{value:.3e}"
+
+
+def say_start(job: Job, device: str, resumed: bool) -> None:
+    """Two lines: the job, its knobs and its folder."""
+    config = job.config
+    groups = {"seed", "fit", "debug", "force", "data_dir", "results_dir", "precision"}
+    knobs = {k: v for k, v in config.items() if k not in groups and isinstance(v, (int, float, str, bool))}
+    options = {
+        k: v
+        for k, v in config["method"].items()
+        if k not in {"name", "title", "class"} and isinstance(v, (int, float, str, bool))
+    }
+    text = ", ".join(f"{k}={v}" for k, v in {**knobs, **options}.items())
+    console.print(
+        f"[bold]{job.task}[/bold] on [bold]{job.dataset}[/bold] by [bold]{job.method}[/bold], "
+        f"seed {job.seed}" + (f" ({text})" if text else "")
+    )
+    console.print(f"[dim]{'resumes' if resumed else 'starts'} on {device} in {short(job.folder)}[/dim]")
+
+
+def say_result(job: Job, record: dict[str, Any], known: bool = False) -> None:
+    """The metrics of a finished job and where its record is."""
+    metrics = record["metrics"]
+    shown = job.config["report"] or [name for name in metrics if name.startswith("test/")]
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name in shown:
+        if name in metrics:
+            table.add_row(name, f"[bold]{number(metrics[name])}[/bold]")
+    console.print(table)
+    when = "finished before" if known else f"finished in {record['wall_time_s']:.1f} s"
+    console.print(f"[green]{when}[/green]; record {short(job.record_path)}")
+
+
+def say_error(message: str) -> None:
+    """One line on standard error."""
+    errors.print(f"[red]error:[/red] {escape(' '.join(message.split()))}")
+
+
+def say_sweep(outcomes: Iterable[dict[str, Any]]) -> None:
+    """One line for each job of a sweep that failed, and the count of all."""
+    outcomes = list(outcomes)
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        counts[outcome["status"]] = counts.get(outcome["status"], 0) + 1
+    console.print("sweep: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    for outcome in outcomes:
+        if outcome["status"] == "failed":
+            errors.print(f"[red]failed[/red] {escape(outcome['job'])}: {escape(outcome['error'])}")

@@ -1,0 +1,127 @@
+"""A job on several devices: its processes are started from its own ``config.yaml``.
+
+Lightning's launcher repeats ``sys.argv``, which under a Hydra multirun is the whole sweep. Here torchrun starts the
+workers of exactly one job, so several devices work inside a sweep as they do in a single run.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decathlon import files
+from decathlon.errors import ConfigError, UserError
+
+Config = dict[str, Any]
+
+
+def device_count(trainer: Config) -> int:
+    """How many processes the trainer config asks for on this machine.
+
+    Raises:
+        ConfigError: ``devices`` is no number of them, or there are not so many GPUs.
+    """
+    import torch
+
+    devices, gpus = trainer.get("devices", 1), torch.cuda.device_count()
+    if devices in ("auto", -1, "-1"):
+        devices = 1 if trainer.get("accelerator") == "cpu" else max(1, gpus)
+    try:
+        wanted = len(devices) if isinstance(devices, list) else int(devices)
+    except (TypeError, ValueError):
+        wanted = 0
+    if wanted < 1:
+        raise ConfigError(f"trainer.devices={devices} is neither a number of devices, nor a list of them, nor auto")
+    if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
+        seen = f"{gpus} of them" if gpus else "none"
+        needed = "a GPU" if wanted == 1 else f"{wanted} GPUs"
+        raise ConfigError(f"this trainer needs {needed}, and torch sees {seen} here")
+    return wanted
+
+
+class WorkersFailed(RuntimeError):
+    """The processes of a job ended without a result; carries the error of the first that said one."""
+
+
+def run_workers(folder: Path, count: int, lock: int) -> Config:
+    """Run the job of ``folder`` in ``count`` processes and return its outcome.
+
+    The workers inherit the descriptor ``lock``: the job stays locked until the last of them has ended. They end with
+    this process.
+    """
+    result, error = folder / "outcome.json", folder / "worker-error.json"
+    result.unlink(missing_ok=True)
+    error.unlink(missing_ok=True)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--max-restarts=0",
+        "-m", "decathlon.runner.processes", str(folder),
+    ]  # fmt: skip
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    done = subprocess.run(command, pass_fds=[lock], env=environment, preexec_fn=die_with_parent)
+    if done.returncode == 0 and result.exists():
+        outcome = json.loads(result.read_text())
+        result.unlink()
+        return outcome
+    if error.exists():
+        said = json.loads(error.read_text())
+        error.unlink()
+        if said["user"]:
+            raise UserError(said["message"])
+        raise WorkersFailed(f"{said['message']}\n{said['traceback']}")
+    raise WorkersFailed(f"the {count} processes of the job ended with status {done.returncode} and no result")
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def worker(folder: Path) -> int:
+    """One process of a job, started by torchrun."""
+    die_with_parent()
+    import torch
+
+    from decathlon.runner import machine
+    from decathlon.runner.execute import execute
+
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    # The real number of devices: `auto` has been counted by the process that started this one.
+    config["trainer"]["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+    config["trainer"]["strategy"] = config["trainer"].get("strategy") or "ddp"
+    try:
+        machine.reset_peak_memory()
+        outcome = execute(config, folder)
+        peaks: list[Any] = [machine.peak_memory()] * int(os.environ["WORLD_SIZE"])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_gather_object(peaks, machine.peak_memory())
+        if os.environ["RANK"] == "0":
+            outcome["peak_memory_mib"] = {key: max(peak[key] for peak in peaks) for key in peaks[0]}
+            files.write_text(folder / "outcome.json", json.dumps(outcome))
+        if torch.distributed.is_initialized():
+            # None may leave before the outcome is written: torchrun ends the others when one has gone wrong.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+    except Exception as error:
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        said = {"user": isinstance(error, UserError), "message": message, "traceback": traceback.format_exc()}
+        if not (folder / "worker-error.json").exists():
+            files.write_text(folder / "worker-error.json", json.dumps(said))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = worker(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's shutdown: threads of the communication library may still run and would abort it.
+    os._exit(status)

@@ -1,0 +1,1 @@
+"""Tables of papers from finished jobs: which jobs a table has, claims, rendering."""

@@ -1,0 +1,206 @@
+"""A table of a paper: which jobs it consists of, and what they have measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from decathlon.errors import ConfigError
+from decathlon.runner import catalog
+from decathlon.runner.compose import compose_config
+from decathlon.runner.job import Job
+
+_ABSENT = object()
+GROUPS = ("task", "dataset", "method", "trainer", "logger")
+
+
+@dataclass
+class Layout:
+    """How the jobs of an experiment are laid out as a table (the experiment's ``table`` section)."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    metrics: dict[str, dict[str, Any]]
+    paper: dict[str, Any] = field(default_factory=dict)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    tune: dict[str, Any] | None = None
+    marks: list[dict[str, Any]] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys whose values name a cell: rows, then columns."""
+        return self.rows + self.columns
+
+
+@dataclass
+class PlannedJob:
+    """One job of the sweep and its place in the table."""
+
+    job: Job
+    values: dict[str, Any]
+
+
+@dataclass
+class Experiment:
+    """A layout and the jobs of its sweep."""
+
+    name: str
+    layout: Layout
+    swept: list[str]
+    jobs: list[PlannedJob]
+    narrowed: bool = False
+    """Whether overrides have left cells out, of which claims may speak."""
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read ``experiment/<name>.yaml`` and work out the jobs of its sweep, without running any.
+
+    ``overrides`` are those given to ``run -m experiment=<name>``: fixed values or, with commas, other sweeps.
+    """
+    known = [full for task in catalog.tasks() for full in catalog.experiments(task)]
+    if name not in known:
+        raise ConfigError(f"{name} is no table; choose {', '.join(known)}")
+    base = compose_config([f"experiment={name}"], with_hydra=True)
+    if base.get("table") is None:
+        raise ConfigError(f"experiment={name} has no table section")
+    layout = _layout(name, OmegaConf.to_container(base.table, resolve=True))
+    params = base.hydra.sweeper.params or {}
+    # What a launcher is told says nothing of the jobs.
+    overrides = [override for override in overrides if not override.lstrip("+~").startswith(("hydra/", "hydra."))]
+    arguments = [f"{key}={value}" for key, value in params.items()] + overrides
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    swept = list(dict.fromkeys(override.key_or_group for override in parsed))
+    combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    jobs = [_plan(name, layout, combination, composed) for combination in combinations]
+    return Experiment(name, layout, swept, jobs, narrowed=bool(overrides))
+
+
+def _layout(name: str, section: Any) -> Layout:
+    try:
+        layout = Layout(**section)
+    except TypeError as error:
+        raise ConfigError(f"experiment={name}: table section: {str(error).replace('Layout.__init__() ', '')}") from None
+    if not layout.metrics:
+        raise ConfigError(f"experiment={name}: table.metrics names no metric")
+    return layout
+
+
+def _plan(
+    name: str, layout: Layout, combination: Sequence[str], composed: dict[tuple[str, ...], DictConfig]
+) -> PlannedJob:
+    parsed = OverridesParser.create().parse_overrides(list(combination))
+    groups = tuple(o.input_line or "" for o in parsed if o.key_or_group in GROUPS)
+    if groups not in composed:
+        composed[groups] = compose_config([f"experiment={name}", *groups])
+        with open_dict(composed[groups]):
+            composed[groups].pop("table", None)  # the largest part, no part of a job, and copied for each
+    cfg = composed[groups].copy()
+    with open_dict(cfg):
+        for override in parsed:
+            if override.key_or_group not in GROUPS:
+                if not override.is_add() and OmegaConf.select(cfg, override.key_or_group, default=_ABSENT) is _ABSENT:
+                    raise ConfigError(f"{override.key_or_group} is no key of the jobs of {name}")
+                # As Hydra does it: values are set after the groups are composed.
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+    job = Job.of(cfg)
+    names = {"task": job.task, "dataset": job.dataset, "method": job.method}
+    keys = set(layout.keys) | {"seed"} | ({layout.tune["key"]} if layout.tune else set())
+    values = {key: names[key] if key in names else OmegaConf.select(cfg, key) for key in keys}
+    stray = [o.key_or_group for o in parsed if o.key_or_group not in keys and o.key_or_group not in GROUPS[3:]]
+    for key in stray:
+        values[key] = names.get(key, OmegaConf.select(cfg, key))
+    return PlannedJob(job, values)
+
+
+def canonical(value: Any) -> str:
+    """A value as a cell's name: 0.60 and 0.6, 1 and 1.0 are the same."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    try:
+        return f"{float(value):g}"
+    except (TypeError, ValueError):
+        return str(value)
+
+
+Cell = tuple[str, ...]
+
+
+@dataclass
+class Results:
+    """Measured values: cell → seed → metric → value, in the layout's units. Missing jobs are absent."""
+
+    values: dict[Cell, dict[Any, dict[str, float]]]
+    expected: dict[Cell, int]
+    failed: dict[Cell, int]
+    tuned: dict[Cell, Any]
+
+
+def gather(experiment: Experiment) -> Results:
+    """Read the records of an experiment's jobs."""
+    layout = experiment.layout
+    tune = layout.tune
+    inside = set(layout.keys) | {"seed"} | ({tune["key"]} if tune else set())
+    stray = [key for key in experiment.swept if key not in inside and _varies(experiment, key)]
+    if stray:
+        raise ConfigError(f"{', '.join(stray)} is swept but is neither a row, a column, seed nor tuned in the table")
+    by_setting: dict[Cell, dict[Any, dict[Any, dict[str, float]]]] = {}
+    results = Results({}, {}, {}, {})
+    counted: set[tuple[Cell, Any]] = set()
+    for planned in experiment.jobs:
+        cell = tuple(canonical(planned.values[key]) for key in layout.keys)
+        seed = planned.values["seed"]
+        setting = planned.values[tune["key"]] if tune else None
+        if (cell, seed) not in counted:
+            counted.add((cell, seed))
+            results.expected[cell] = results.expected.get(cell, 0) + 1
+        record = planned.job.record()
+        if record is None:
+            if planned.job.failure() is not None:
+                results.failed[cell] = results.failed.get(cell, 0) + 1
+            continue
+        metrics = {name: value for name, value in record["metrics"].items() if value is not None}
+        by_setting.setdefault(cell, {}).setdefault(setting, {})[seed] = metrics
+    for cell, settings in by_setting.items():
+        best = _best_setting(settings, tune) if tune else None
+        if tune:
+            results.tuned[cell] = best
+        report = tune.get("report_seeds") if tune else None
+        results.values[cell] = {
+            seed: {name: value * layout.metrics.get(name, {}).get("scale", 1) for name, value in metrics.items()}
+            for seed, metrics in settings[best].items()
+            if report is None or seed in report
+        }
+    return results
+
+
+def _varies(experiment: Experiment, key: str) -> bool:
+    return len({canonical(planned.values.get(key)) for planned in experiment.jobs}) > 1
+
+
+def _best_setting(settings: Mapping[Any, Mapping[Any, Mapping[str, float]]], tune: Mapping[str, Any]) -> Any:
+    """The setting with the best mean of the tuning metric over its seeds; settings with fewer seeds come last.
+
+    ``metric`` is one name, with ``better`` beside it, or ``{name: lower or higher, ...}``: the first that was measured.
+    """
+    metrics = tune["metric"]
+    if not isinstance(metrics, Mapping):
+        metrics = {metrics: tune.get("better", "lower")}
+    measured = {name for runs in settings.values() for record in runs.values() for name in record}
+    metric = next((name for name in metrics if name in measured), next(iter(metrics)))
+    sign = 1.0 if metrics[metric] == "lower" else -1.0
+    only = tune.get("seeds")
+
+    def rank(setting: Any) -> tuple[int, float]:
+        runs = {seed: record for seed, record in settings[setting].items() if only is None or seed in only}
+        values = [record[metric] for record in runs.values() if metric in record]
+        diverged = len(runs) - len(values)
+        mean = sum(values) / len(values) if values else float("inf") * sign
+        return diverged - len(values), sign * mean
+
+    return min(settings, key=rank)
