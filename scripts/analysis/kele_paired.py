@@ -19,9 +19,9 @@ from statistics import fmean, stdev
 from scipy import stats
 
 from decathlon.errors import UserError
+from decathlon.rows import read_rows
 from decathlon.tables import plan as experiments
 from decathlon.tables.plan import canonical
-from decathlon.tasks.kele.evaluation.rows import read_rows
 
 ALPHA = 0.05
 METRICS = ("mh", "mh_any", "mhp", "rev", "es", "es_acc", "ps", "ns", "ss", "rs_prob", "rank_old")

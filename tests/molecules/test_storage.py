@@ -7,8 +7,8 @@ import torch
 
 from decathlon.errors import DataError
 from decathlon.molecules.dataset import MoleculeDataset, cached_features
-from decathlon.molecules.storage import cached_state, processed_path
 from decathlon.molecules.tables import Table
+from decathlon.storage import cached_state, processed_path
 
 
 @pytest.fixture

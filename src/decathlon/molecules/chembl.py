@@ -23,8 +23,8 @@ import torch
 from decathlon.errors import DataError
 from decathlon.molecules.parallel import map_chunks
 from decathlon.molecules.parsing import parse
-from decathlon.molecules.storage import cached_state
 from decathlon.molecules.tables import Table
+from decathlon.storage import cached_state
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from decathlon.molecules.batches import FingerprintBatch, GeometryBatch, Molecul
 from decathlon.molecules.packing import PackedFingerprints, PackedGeometries, PackedGraphs
 from decathlon.molecules.parallel import WORTH_PROCESSES, featurise
 from decathlon.molecules.parsing import Status
-from decathlon.molecules.storage import cached_state, digest_strings
 from decathlon.molecules.tables import Table
+from decathlon.storage import cached_state, digest
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def cached_features(root: str | Path, kind: str, smiles: Sequence[str], processe
         The tensors of the function in ``decathlon.molecules.features``; ``scaffolds`` is a list of str.
     """
     function, options = _KINDS[kind]
-    key = {"kind": kind, **options, "smiles": digest_strings(smiles), "rdkit": version("rdkit"), "format": 1}
+    key = {"kind": kind, **options, "smiles": digest(smiles), "rdkit": version("rdkit"), "format": 1}
 
     def make() -> dict[str, Any]:
         if len(smiles) >= WORTH_PROCESSES:

@@ -10,8 +10,8 @@ from decathlon.errors import DataError
 from decathlon.files import find, raw_file, sha256
 from decathlon.molecules.packing import PackedGeometries
 from decathlon.molecules.qm9_files import TARGETS, read_npz, read_qm9pack, read_sdf
-from decathlon.molecules.storage import cached_state
 from decathlon.molecules.tables import Table
+from decathlon.storage import cached_state
 
 HARTREE = 27.211386  # eV
 NPZ = ("qm9_3d.npz", "qm9_3d_20k.npz")

@@ -7,9 +7,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from decathlon.distributed import is_distributed, total
 from decathlon.errors import ConfigError
 from decathlon.pruning.base import Pruner
-from decathlon.pruning.distributed import is_distributed, merge, total
+from decathlon.pruning.distributed import merge
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import mean_lag

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from decathlon.errors import ConfigError, DataError
+from decathlon.rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele import module as module_file
 from decathlon.tasks.kele.data.datamodule import EditCases
 from decathlon.tasks.kele.edit import Edit
-from decathlon.tasks.kele.evaluation.rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele.module import EditEvaluation
 
 SHORT = {"steps": 25, "people": 40, "warmup": 5}

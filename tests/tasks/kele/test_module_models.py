@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from decathlon.language.tiny import tiny_model, word_tokenizer
+from decathlon.rows import read_rows
 from decathlon.tables import plan as experiment
 from decathlon.tasks.kele.data.datamodule import EditCases
-from decathlon.tasks.kele.evaluation.rows import read_rows
 from decathlon.tasks.kele.module import EditEvaluation
 from tests.tasks.kele.common import metrics_of
 

@@ -20,8 +20,8 @@ from decathlon.molecules.pretraining.graphcl import GraphCl
 from decathlon.molecules.pretraining.graphmae import GraphMae
 from decathlon.molecules.pretraining.properties import Properties, standardised
 from decathlon.molecules.pretraining.recipes import Recipe
-from decathlon.molecules.storage import digest, digest_strings, load_state, processed_path
 from decathlon.molecules.tables import Table
+from decathlon.storage import digest, load_state, processed_path
 
 log = logging.getLogger(__name__)
 _NO_PARAMETERS = ("dropout",)  # options of a model that leave its parameters alone
@@ -82,7 +82,7 @@ def pretrained(
 
 def _table_digest(table: Table) -> str:
     if table.smiles:
-        return digest_strings(table.smiles)
+        return digest(table.smiles)
     assert table.geometry is not None
     return digest(len(table), table.geometry.positions.double().sum().item(), table.geometry.numbers.sum().item())
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
-from decathlon.tasks.jregnet.methods import Batch, Method, generator
+from decathlon.tasks.jregnet.methods import Batch, Method
 from decathlon.tasks.jregnet.network import JRegNet
 from decathlon.tasks.jregnet.priors import Prior
 from decathlon.tasks.jregnet.regret import MAX_ROWS

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
-from decathlon.tasks.jregnet.methods import Batch, Method, float32, generator
+from decathlon.tasks.jregnet.methods import Batch, Method, float32
 from decathlon.tasks.jregnet.misreports import Ascent, LocalSearch
 from decathlon.tasks.jregnet.multipliers import Multipliers
 from decathlon.tasks.jregnet.network import JRegNet, at_places

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import ConfigError
+from decathlon.randomness import generator
 from decathlon.tasks.jregnet import graphs
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.logs import AuctionLog, read_log
-from decathlon.tasks.jregnet.methods import Batch, Method, generator
+from decathlon.tasks.jregnet.methods import Batch, Method
 from decathlon.tasks.jregnet.priors import Copula, Exponential, Prior, Product, TruncatedExponential, Uniform
 from decathlon.tasks.jregnet.tables import Empirical, LogNormal, Normal, TwoPeaks
 

@@ -1,25 +1,19 @@
 """What a method is to the training loop: stacked runs that turn batches into losses and end as mechanisms."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.mechanisms import best_reserve, gsp, optimal, rvcg, vcg
 from decathlon.tasks.jregnet.priors import Prior
 
 RULES: dict[str, Callable[..., Any]] = {"vcg": vcg, "rvcg": rvcg, "rvcg_reserve": rvcg, "optimal": optimal, "gsp": gsp}
-
-
-def generator(*key: object) -> Generator:
-    """A private generator; the same key gives the same stream on every machine."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
-    return Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 @dataclass

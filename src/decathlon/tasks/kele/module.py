@@ -11,12 +11,12 @@ import lightning as L
 import torch
 
 from decathlon.errors import ConfigError
+from decathlon.rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele.cases import Case
 from decathlon.tasks.kele.data.datamodule import demonstrations
 from decathlon.tasks.kele.editors.configured import answers_itself, check_method, make_editor
 from decathlon.tasks.kele.evaluation.metrics import aggregate, quartiles
 from decathlon.tasks.kele.evaluation.protocol import Protocol, checked_bos, evaluate
-from decathlon.tasks.kele.evaluation.rows import append, mend, read_rows, rows_path
 from decathlon.tasks.kele.models import ModelSpec
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from decathlon.molecules.encoders import make_encoder, model_inputs, model_optio
 from decathlon.molecules.packing import PackedFingerprints
 from decathlon.molecules.pretraining import Recipe, load_weights, parse_recipe, pretrained, source_table
 from decathlon.molecules.splits import Split, random_split, scaffold_split
-from decathlon.molecules.storage import digest, digest_strings, processed_path
 from decathlon.molecules.tables import Table
 from decathlon.pruning import EpochSampler
+from decathlon.storage import digest, processed_path
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class MoleculeData(pl.LightningDataModule):
         return {
             "dataset": self.dataset_name,
             "source": self.dataset["source"],
-            "train": digest_strings(table.smiles) if table.smiles else digest(table.y.double().sum().item()),
+            "train": digest(table.smiles) if table.smiles else digest(table.y.double().sum().item()),
             "labels": digest(table.y.nan_to_num(-1).double().sum(0).tolist()),
             "split": [self.split, self.split_seed],
             "inputs": self.inputs,

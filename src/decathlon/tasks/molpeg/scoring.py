@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decathlon.molecules.storage import cached_state
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.sampler import EpochSampler, epoch_generator
 from decathlon.pruning.scores import Forgetting, deepfool
+from decathlon.storage import cached_state
 from decathlon.tasks.molpeg.losses import label_losses
 from decathlon.tasks.molpeg.predictor import Predictor
 

@@ -12,6 +12,7 @@ import yaml
 
 from decathlon.errors import ConfigError, DataError
 from decathlon.language import tiny_model, word_tokenizer
+from decathlon.rows import read_rows
 from decathlon.runner.catalog import CONFIGS
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct
@@ -24,7 +25,6 @@ from decathlon.tasks.kele.editors.mello_dialogue import DEMONSTRATIONS, Dialogue
 from decathlon.tasks.kele.editors.mello_memory import Encoder, Memory, OwnStates
 from decathlon.tasks.kele.evaluation.metrics import aggregate
 from decathlon.tasks.kele.evaluation.protocol import Protocol, evaluate
-from decathlon.tasks.kele.evaluation.rows import read_rows
 from decathlon.tasks.kele.module import EditEvaluation
 from tests.tasks.kele.common import metrics_of
 

@@ -1,4 +1,4 @@
-"""The record of an evaluation: one line of JSON per case, in a file of its own for each process."""
+"""Rows that survive a kill: one line of JSON per case of a test, in a file of its own for each process."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def rows_path(folder: str | Path, rank: int = 0) -> Path:
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add rows, in one write, so that an interruption can cut off the end of the last line at most.
 
-    JSON has no NaN and no infinity, which an edit that ruins the model leaves behind: such numbers are written as null.
+    JSON has no NaN and no infinity: such numbers are written as null, and a warning says so.
     """
     text = ""
     for row in rows:

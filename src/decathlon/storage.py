@@ -1,13 +1,13 @@
 """Where processed data is kept: beside the raw data if that folder can be written, else in a cache of the user."""
 
 import hashlib
-import json
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from decathlon.errors import DataError
@@ -44,14 +44,45 @@ def processed_path(root: str | Path, file: str) -> Path:
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that identify JSON-able values."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that identify the whole content of ``parts``: the key of a cached file.
+
+    Args:
+        parts: None, numbers, strings, bytes, paths (their text), tensors and arrays (dtype, shape and every entry), and
+            sequences and mappings of these.
+
+    Raises:
+        TypeError: for anything else, whose text need not say what is in it.
+    """
+    content = hashlib.sha256()
+    _add(content, parts)
+    return content.hexdigest()[:16]
 
 
-def digest_strings(strings: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits that identify a list of strings."""
-    return hashlib.sha256("\n".join(strings).encode()).hexdigest()[:16]
+def _add(content: Any, part: Any) -> None:
+    if isinstance(part, Mapping):
+        content.update(b"{%d" % len(part))
+        for key in sorted(part, key=str):
+            _add(content, str(key))
+            _add(content, part[key])
+    elif isinstance(part, (list, tuple)):
+        content.update(b"[%d" % len(part))
+        for item in part:
+            _add(content, item)
+    elif isinstance(part, (str, Path)):
+        text = str(part).encode()
+        content.update(b"s%d:" % len(text) + text)
+    elif part is None or isinstance(part, (bool, int, float)):
+        content.update(f"n{part!r};".encode())
+    elif isinstance(part, bytes):
+        content.update(b"b%d:" % len(part) + part)
+    elif isinstance(part, torch.Tensor):
+        flat = part.detach().cpu().contiguous().view(-1)
+        content.update(f"t{part.dtype}{tuple(part.shape)}".encode())
+        content.update(flat.view(torch.uint8).numpy().tobytes() if len(flat) else b"")
+    elif isinstance(part, (np.ndarray, np.generic)) and part.dtype != object:
+        content.update(f"a{part.dtype}{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
+    else:
+        raise TypeError(f"a {type(part).__name__} cannot be part of the key of a cache")
 
 
 def cached_state(
