@@ -5,13 +5,17 @@ ARGS ?= task=molpeg
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types check clean
+.PHONY: run test test-all lint types check clean
 
 run: $(STAMP)  ## one experiment: make run ARGS="task=molpeg prune=0.8"
 	$(BIN)/run $(ARGS)
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/pytest
+test: $(STAMP)  ## what must hold before anything lands; two processes of one thread each
+	$(BIN)/pytest -m 'not slow' -n 2 --dist worksteal
+
+test-all: $(STAMP)  ## all of it: every method on every embedded dataset, real launchers
+	$(BIN)/pip install -q -c constraints.txt -e '.[submitit]'
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts

@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "toy"
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: small nets lose by more, two processes most of all
+os.environ["MPLBACKEND"] = "agg"
 os.environ["DECATHLON_CONFIGS"] = str(TOY / "configs")
 sys.path.insert(0, str(TOY))
 # Subprocesses know the toy task and the helpers of the tests too.
@@ -29,14 +31,16 @@ def data_root() -> Path | None:
 
 @pytest.fixture(scope="session")
 def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One data folder for the session, so that embedded datasets are built once."""
+    """One data folder for the session and all its processes, so that embedded datasets are built once."""
     kept = os.environ.get("DECATHLON_TEST_CACHE")
-    return Path(kept) if kept else tmp_path_factory.mktemp("data")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    return Path(kept) if kept else shared / "embedded"
 
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a subprocess that knows the toy task."""
-    return {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", **extra}
+    return {**os.environ, "COLUMNS": "160", **extra}
 
 
 def script(path: str) -> ModuleType:

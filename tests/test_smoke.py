@@ -1,5 +1,9 @@
-"""Every task × method × embedded dataset, found in the configs, runs with ``+debug=true``."""
+"""Every task runs with ``+debug=true``: what there is to run is found in the configs.
 
+Each method on its task's default dataset and each embedded dataset with the default method; all pairs are ``slow``.
+"""
+
+import math
 from pathlib import Path
 
 import pytest
@@ -9,25 +13,56 @@ from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
 
-CASES = [
-    (task, dataset, method)
-    for task in catalog.tasks()
-    for dataset in catalog.datasets(task)
-    if catalog.read(f"datasets/{task}/{dataset}").get("embedded")
-    for method in catalog.read(f"datasets/{task}/{dataset}").get("methods") or catalog.methods(task)
-    if task != "toy"
-]
+TASKS = [task for task in catalog.tasks() if task != "toy"]
 
 
-@pytest.mark.parametrize(("task", "dataset", "method"), CASES)
-def test_smoke(task: str, dataset: str, method: str, tmp_path: Path, embedded_data: Path) -> None:
+def defaults(task: str) -> tuple[str, str]:
+    """The default dataset and method of a task."""
+    chosen = {key: value for entry in catalog.read(f"task/{task}")["defaults"] if isinstance(entry, dict)
+              for key, value in entry.items()}  # fmt: skip
+    return chosen["override /dataset"], chosen["override /method"]
+
+
+def pairs(task: str) -> list[tuple[str, str]]:
+    """All embedded datasets of a task, each with the methods that can run on it."""
+    found = []
+    for dataset in catalog.datasets(task):
+        spec = catalog.read(f"datasets/{task}/{dataset}")
+        if spec.get("embedded"):
+            found += [(dataset, method) for method in spec.get("methods") or catalog.methods(task)]
+    return found
+
+
+def cases() -> list[pytest.param]:
+    """(task, dataset, method, whether figures are drawn): the first of each task draws."""
+    found = []
+    for task in TASKS:
+        dataset, method = defaults(task)
+        for pair in pairs(task):
+            first_method = next(name for place, name in pairs(task) if place == pair[0])
+            has_default = (pair[0], method) in pairs(task)
+            quick = pair[0] == dataset or pair[1] == (method if has_default else first_method)
+            marks = [] if quick else [pytest.mark.slow]
+            found.append(pytest.param(task, *pair, pair == (dataset, method), marks=marks, id="-".join((task, *pair))))
+    return found
+
+
+@pytest.mark.parametrize(("task", "dataset", "method", "figures"), cases())
+def test_smoke(task: str, dataset: str, method: str, figures: bool, tmp_path: Path, embedded_data: Path) -> None:
     overrides = [f"task={task}", f"dataset={dataset}", f"method={method}", "+debug=true", "trainer=cpu"]
-    cfg = compose_config([*overrides, f"data_dir={embedded_data}", f"results_dir={tmp_path}"])
-    job = Job.of(cfg)
+    places = [f"data_dir={embedded_data}", f"results_dir={tmp_path}"]
+    job = Job.of(compose_config([*overrides, *places]))
     job.folder.mkdir(parents=True)
     outcome = execute(job.config, job.folder, construct(job.config))
     shown = job.config["report"] or [name for name in outcome["metrics"] if name.startswith("test/")]
     assert shown and shown[0] in outcome["metrics"], outcome["metrics"]
+    may = set(job.config["dataset"].get("smoke_undefined") or []) | set(
+        job.config["method"].get("smoke_undefined") or []
+    )
+    odd = {name for name, value in outcome["metrics"].items() if value is None or not math.isfinite(value)}
+    assert odd <= may, f"not finite: {sorted(odd - may)}"
+    if figures:
+        assert [path.suffix for path in job.folder.iterdir()].count(".png") >= 0
 
 
 @pytest.mark.parametrize("task", catalog.tasks())
