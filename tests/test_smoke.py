@@ -61,8 +61,6 @@ def test_smoke(task: str, dataset: str, method: str, figures: bool, tmp_path: Pa
     )
     odd = {name for name, value in outcome["metrics"].items() if value is None or not math.isfinite(value)}
     assert odd <= may, f"not finite: {sorted(odd - may)}"
-    if figures:
-        assert [path.suffix for path in job.folder.iterdir()].count(".png") >= 0
 
 
 @pytest.mark.parametrize("task", catalog.tasks())
