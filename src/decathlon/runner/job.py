@@ -113,6 +113,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def identify(settled: DictConfig) -> str:
     """Hash of everything in a settled config that can change the result of the job: 12 hexadecimal digits."""
+    return hash_of(resolve(probe_of(settled)))
+
+
+def probe_of(settled: DictConfig) -> DictConfig:
+    """A copy of a settled config in which what cannot change the result is gone or emptied, as far as it can be.
+
+    Interpolations may point into the parts that are left out, so :data:`NOT_IDENTITY` goes after resolving.
+    """
     probe = settled.copy()
     with open_dict(probe):
         probe.data_dir = probe.results_dir = ""
@@ -125,8 +133,13 @@ def identify(settled: DictConfig) -> str:
         probe.data.pop("processes", None)
         if not probe.get("debug"):
             probe.pop("debug", None)
-        # Interpolations may point into the parts that are left out, so those go after resolving.
-        content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
+        probe.pop("table", None)
+    return probe
+
+
+def hash_of(resolved: dict[str, Any]) -> str:
+    """The identity of a resolved probe."""
+    content = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -1,20 +1,21 @@
 """A table of a paper: which jobs it consists of, and what they have measured."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
 from decathlon.errors import ConfigError
 from decathlon.runner import catalog
-from decathlon.runner.compose import compose_config
+from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
+from decathlon.runner.planning import Planner, parse, value_of
 
-_ABSENT = object()
-GROUPS = ("task", "dataset", "method", "trainer", "logger")
+_MACHINE = {"trainer", "logger"}
 
 
 @dataclass
@@ -65,19 +66,24 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
     known = [full for task in catalog.tasks() for full in catalog.experiments(task)]
     if name not in known:
         raise ConfigError(f"{name} is no table; choose {', '.join(known)}")
-    base = compose_config([f"experiment={name}"], with_hydra=True)
+    base = Composer()([f"experiment={name}"], with_hydra=True)
     if base.get("table") is None:
         raise ConfigError(f"experiment={name} has no table section")
     layout = _layout(name, OmegaConf.to_container(base.table, resolve=True))
     params = base.hydra.sweeper.params or {}
     # What a launcher is told says nothing of the jobs.
     overrides = [override for override in overrides if not override.lstrip("+~").startswith(("hydra/", "hydra."))]
-    arguments = [f"{key}={value}" for key, value in params.items()] + overrides
-    parsed = OverridesParser.create().parse_overrides(arguments)
+    parsed = [parse(argument) for argument in [f"{key}={value}" for key, value in params.items()] + overrides]
     swept = list(dict.fromkeys(override.key_or_group for override in parsed))
     combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    composed: dict[tuple[str, ...], DictConfig] = {}
-    jobs = [_plan(name, layout, combination, composed) for combination in combinations]
+    planner = Planner()
+    try:
+        jobs = [_plan(layout, planner.job([f"experiment={name}", *some]), swept) for some in combinations]
+    except ConfigCompositionException as error:
+        unknown = re.search(r"Could not override '([^']+)'", str(error))
+        if unknown:
+            raise ConfigError(f"{unknown.group(1)} is no key of the jobs of {name}") from error
+        raise
     return Experiment(name, layout, swept, jobs, narrowed=bool(overrides))
 
 
@@ -91,31 +97,10 @@ def _layout(name: str, section: Any) -> Layout:
     return layout
 
 
-def _plan(
-    name: str, layout: Layout, combination: Sequence[str], composed: dict[tuple[str, ...], DictConfig]
-) -> PlannedJob:
-    parsed = OverridesParser.create().parse_overrides(list(combination))
-    groups = tuple(o.input_line or "" for o in parsed if o.key_or_group in GROUPS)
-    if groups not in composed:
-        composed[groups] = compose_config([f"experiment={name}", *groups])
-        with open_dict(composed[groups]):
-            composed[groups].pop("table", None)  # the largest part, no part of a job, and copied for each
-    cfg = composed[groups].copy()
-    with open_dict(cfg):
-        for override in parsed:
-            if override.key_or_group not in GROUPS:
-                if not override.is_add() and OmegaConf.select(cfg, override.key_or_group, default=_ABSENT) is _ABSENT:
-                    raise ConfigError(f"{override.key_or_group} is no key of the jobs of {name}")
-                # As Hydra does it: values are set after the groups are composed.
-                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
-    job = Job.of(cfg)
+def _plan(layout: Layout, job: Job, swept: Sequence[str]) -> PlannedJob:
     names = {"task": job.task, "dataset": job.dataset, "method": job.method}
-    keys = set(layout.keys) | {"seed"} | ({layout.tune["key"]} if layout.tune else set())
-    values = {key: names[key] if key in names else OmegaConf.select(cfg, key) for key in keys}
-    stray = [o.key_or_group for o in parsed if o.key_or_group not in keys and o.key_or_group not in GROUPS[3:]]
-    for key in stray:
-        values[key] = names.get(key, OmegaConf.select(cfg, key))
-    return PlannedJob(job, values)
+    keys = {*layout.keys, "seed", *swept} | ({layout.tune["key"]} if layout.tune else set())
+    return PlannedJob(job, {key: names.get(key, value_of(job.config, key)) for key in keys - _MACHINE})
 
 
 def canonical(value: Any) -> str:
