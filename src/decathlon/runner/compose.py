@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import omegaconf.base
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
-from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from hydra.version import setbase
-import omegaconf.base
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from decathlon.errors import ConfigError
-from decathlon.runner import catalog
+from decathlon.runner import catalog, groups
 
 PATHS = ("data_dir", "results_dir")
 GROUPS = ("task", "dataset", "method", "trainer", "logger", "experiment")
@@ -35,7 +32,7 @@ class Composer:
     """
 
     def __init__(self, jobs_only: bool = False) -> None:
-        catalog.register_groups()
+        groups.register_groups()
         setbase("1.3")
         setup_globals()
         self.loader = ConfigLoaderImpl(create_config_search_path(str(catalog.CONFIGS)))
