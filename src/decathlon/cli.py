@@ -71,9 +71,8 @@ def list_tasks(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.task} is no task; choose {', '.join(catalog.tasks())}")
     for task in [options.task] if options.task else catalog.tasks():
         about = catalog.read(f"task/{task}").get("task", {})
-        console.print(
-            f"[bold]{task}[/bold]  {escape(str(about.get('title', '')))} [dim]{escape(str(about.get('paper', '')))}[/dim]"
-        )
+        title, paper = (escape(str(about.get(key, ""))) for key in ("title", "paper"))
+        console.print(f"[bold]{task}[/bold]  {title} [dim]{paper}[/dim]")
         names = {name: catalog.read(f"datasets/{task}/{name}") for name in catalog.datasets(task)}
         embedded = [name for name, config in names.items() if config.get("embedded")]
         download = [name for name in names if name not in embedded]

@@ -143,7 +143,7 @@ def remove_temporaries(folder: str | Path, name: str = "*") -> None:
 
 
 def set_aside(path: str | Path) -> Path:
-    """Rename a file that cannot be used to ``<name>.broken`` (``.broken1``, … if there is one); returns its new path."""
+    """Rename a file that cannot be used to ``<name>.broken`` (then ``.broken1``, …) and return its new path."""
     path = Path(path)
     endings = ("", *map(str, range(1, 1000)))
     target = next(t for end in endings if not (t := path.with_name(f"{path.name}.broken{end}")).exists())

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from decathlon import files
 from decathlon.runner.exact import refuse_inexact
 from decathlon.runner.job import read_json
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -88,7 +91,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, path: Path, every_n_steps: int | None, epochs: bool) -> None:
         self.path, self.every_n_steps, self.epochs = path, every_n_steps, epochs
         self.logged: dict[str, float] = {}
-        self._saved_at = 0
+        self._saved_at, self._warned = 0, False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
@@ -121,6 +124,12 @@ class LastCheckpoint(Checkpoint):
         return n is not None and trainer.global_step // n > self._saved_at // n
 
     def _save(self, trainer: Trainer) -> None:
+        if getattr(trainer.fit_loop._data_fetcher, "length", 0) is None:
+            # Lightning resumes such an epoch elsewhere than it stopped: better no state than one that leads astray.
+            if not self._warned:
+                log.warning("the training data has no length: if this job is killed, it begins anew")
+            self._warned = True
+            return
         keep_previous(self.path, trainer)
         trainer.save_checkpoint(self.path)
         self._saved_at = trainer.global_step

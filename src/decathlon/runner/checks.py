@@ -102,7 +102,8 @@ def _defaults(cfg: DictConfig) -> dict[str, Any]:
     """Scalar knobs of the primary config, the task and the method, as written in their files."""
     found: dict[str, Any] = dict(catalog.read("run"))
     task, method = cfg.task.name, cfg.method.name
-    found.update(catalog.read(f"task/{task}"))
-    for key, value in catalog.read(f"methods/{task}/{method}").items():
-        found[f"method.{key}"] = value
+    found.update(catalog.read(f"task/{task}") if task in catalog.tasks() else {})
+    if method in catalog.methods(task):  # a user may give a method another name
+        for key, value in catalog.read(f"methods/{task}/{method}").items():
+            found[f"method.{key}"] = value
     return found

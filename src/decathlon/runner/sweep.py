@@ -211,7 +211,8 @@ class SweepReport(Callback):
         name = f".sweep-{secrets.token_hex(6)}"
         current = Notes(folder / name)
         self._stack = ExitStack()
-        self._stack.enter_context(files.locked(current.folder / "lock"))
+        with suppress(OSError):  # Hydra turns an error here into a warning; the sweeper's first note tells it
+            self._stack.enter_context(files.locked(current.folder / "lock"))
         # What Hydra's launchers compose a job from: each job finds the notes of this very sweep.
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{_FOLDER}={name}")
         failed_jobs.clear()
