@@ -15,7 +15,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
@@ -29,6 +28,10 @@ from decathlon.runner import groups
 from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
 from decathlon.runner.planning import Planner, parse
+
+# Looking for plugins runs their modules a second time: the class that we derive from must be the later one.
+Plugins.instance()
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 _FOLDER = "DECATHLON_SWEEP"  # in the environment of a sweep's jobs: the name of the folder of its notes
 # Set in the process that started the sweep; read by `run` for its exit status.
