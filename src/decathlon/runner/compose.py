@@ -70,7 +70,7 @@ class _Remembering(ConfigRepository):
             found = super().load_config(config_path=config_path)
             if found is not None and config_path.startswith("experiment/"):
                 with open_dict(found.config):
-                    found.config.pop("table", None)
+                    found.config.pop("table", None)  # type: ignore[attr-defined]
             if found is not None and config_path.startswith("hydra/") and config_path != "hydra/config":
                 found.config = OmegaConf.create()
             self._read[config_path] = found
@@ -78,7 +78,7 @@ class _Remembering(ConfigRepository):
 
 
 # Every interpolation is parsed anew whenever it is resolved, and that is most of the time of resolving.
-omegaconf.base.parse = lru_cache(maxsize=4096)(omegaconf.base.parse)  # type: ignore[attr-defined]
+omegaconf.base.parse = lru_cache(maxsize=4096)(omegaconf.base.parse)
 
 
 def compose_config(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

@@ -51,9 +51,10 @@ class Fetcher(_PrefetchDataFetcher):
     first: State | None = None
     resume: "RandomState | None" = None
 
-    def __iter__(self) -> "_DataFetcher":
+    def __iter__(self) -> "Fetcher":
         self.made, self.first = self.states(), None
-        return super().__iter__()
+        super().__iter__()
+        return self
 
     def __next__(self) -> Any:
         if self.resume is not None:

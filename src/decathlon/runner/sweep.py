@@ -73,6 +73,8 @@ class Notes:
 
 # The sweep that this process has started, for what is said when it is interrupted.
 current: Notes | None = None
+# The lock that says so to others: not in the callback, which launchers send to their workers.
+_alive = ExitStack()
 
 
 def in_sweep() -> bool:
@@ -153,7 +155,7 @@ class Sweeper(BasicSweeper):
     def _composer(self) -> Any:
         """How a job's config is composed: from what has been read once, unless the command names other folders."""
         assert self.config is not None and self.hydra_context is not None
-        loader = self.hydra_context.config_loader
+        config, loader = self.config, self.hydra_context.config_loader
         fast = Composer(jobs_only=True)
         places = [[(source.provider, source.path) for source in one.get_sources()] for one in (loader, fast.loader)]
         told = any("searchpath" in override for override in self.config.hydra.overrides.hydra)
@@ -161,7 +163,7 @@ class Sweeper(BasicSweeper):
             return fast
 
         def compose(overrides: Sequence[str]) -> DictConfig:
-            cfg = loader.load_sweep_config(self.config, list(overrides))
+            cfg = loader.load_sweep_config(config, list(overrides))
             with open_dict(cfg):
                 cfg.pop("hydra")
             return cfg
@@ -213,9 +215,8 @@ class SweepReport(Callback):
         _clear_dead(folder)
         name = f".sweep-{secrets.token_hex(6)}"
         current = Notes(folder / name)
-        self._stack = ExitStack()
         with suppress(OSError):  # Hydra turns an error here into a warning; the sweeper's first note tells it
-            self._stack.enter_context(files.locked(current.folder / "lock"))
+            _alive.enter_context(files.locked(current.folder / "lock"))
         # What Hydra's launchers compose a job from: each job finds the notes of this very sweep.
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{_FOLDER}={name}")
         failed_jobs.clear()
@@ -228,7 +229,7 @@ class SweepReport(Callback):
         plan = current.read_plan() or {"skipped": 0}
         say_sweep(outcomes, plan["skipped"])
         failed_jobs.extend(outcome["job"] for outcome in outcomes if outcome["status"] == "failed")
-        self._stack.close()
+        _alive.close()
         _remove(current.folder)
 
 
@@ -237,6 +238,7 @@ def how_far() -> str:
     plan = current.read_plan() if current is not None else None
     if current is None or plan is None:
         return ""
+    _alive.close()
     done = plan["skipped"] + sum(o["status"] in ("finished", "skipped") for o in current.outcomes().values())
     _remove(current.folder)
     return f"{done} of {plan['jobs']} jobs are done"

@@ -35,7 +35,7 @@ def cell(entry: Entry | None, metric: dict[str, Any], plus_minus: str = "±", pa
         f"{count} {why}" for count, why in ((entry.diverged, "diverged"), (entry.undefined, "undefined")) if count
     )
     if entry.mean is None:
-        text = lost or (f"failed {entry.failed}/{entry.expected}" if entry.failed else "—")
+        text = lost if entry.diverged else f"failed {entry.failed}/{entry.expected}" if entry.failed else "—"
     else:
         text = number(entry.mean, metric)
         if entry.std is not None:
