@@ -36,7 +36,8 @@ class ConfigFolder(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         found = super().load_config(config_path)
         group, _, rest = config_path.partition("/")
-        if group in catalog.PER_TASK.values() and "/" in rest:
+        # In a base, Hydra looks for another one where it should.
+        if group in catalog.PER_TASK.values() and "/" in rest and not catalog.is_base(rest.rpartition("/")[2]):
             folder = rest.rpartition("/")[0]
             entries = OmegaConf.to_container(found.config, resolve=False).get("defaults") or []  # type: ignore[union-attr]
             if any(catalog.is_base(entry) for entry in entries):
