@@ -49,8 +49,14 @@ class ConfigFolder(FileConfigSource):
         return found
 
 
+# Hydra registers its sources again in the workers of some launchers, and compares them by name.
+ConfigFolder.__name__ = FileConfigSource.__name__
+
+
 def register_groups() -> None:
     """Give Hydra the groups `dataset` and `method`: each option defers to the file of the chosen task."""
+    Plugins.instance()
+    SourcesRegistry.instance().types["file"] = ConfigFolder
     _register(tuple(catalog.roots()), tuple((group, tuple(_options(folder))) for group, folder in _GROUPS))
 
 
@@ -64,7 +70,6 @@ def _options(folder: str) -> list[str]:
 @cache
 def _register(roots: tuple[Path, ...], options: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
     Plugins.instance().register(ExtraConfigs)
-    SourcesRegistry.instance().types["file"] = ConfigFolder
     # Hydra copies its config sources, and with them this store, for every group that it lists: a second of `--help`.
     # Sharing is safe, since the store itself copies each node that it hands out.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
