@@ -2,24 +2,20 @@
 
     python scripts/results_page.py [override ...]     # overrides as for `decathlon table`, for example results_dir=out
 
-docs/results.md has every table with its verdicts; an experiment none of whose jobs is finished is left out. In the
-README, what stands between ``<!-- table <experiment> <metric>,<metric> -->`` and ``<!-- /table -->`` is replaced.
+docs/results.md has every experiment of every task, in the catalog's order, with its verdicts; an experiment none of
+whose jobs is finished is left out. In the README, what stands between ``<!-- table <experiment> <metric>,<metric> -->``
+and ``<!-- /table -->`` is replaced.
 """
 
 import re
 import sys
 from pathlib import Path
 
+from decathlon.runner import catalog
 from decathlon.tables.render import to_markdown
 from decathlon.tables.table import make_table
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = {
-    "MolPeg": ["molpeg/hiv_small", "molpeg/small"],
-    "ConFIG": ["pinn/small", "pinn/small_common", "pinn/small_natural", "pinn/small_length", "pinn/small_updates"],
-    "KELE": ["kele/small", "kele/ablation", "kele/k_sweep", "kele/boundary", "kele/smol", "kele/smol_mello"],
-    "JRegNet": ["jregnet/small"],
-}
 HEAD = """# Results
 
 Each table is what `decathlon table <name> --format md` prints after `run -m experiment=<name>`, on two CPU cores; this
@@ -31,14 +27,15 @@ BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOT
 
 
 def page(overrides: list[str]) -> str:
-    """docs/results.md."""
+    """docs/results.md: a part for each task of which an experiment has finished jobs, headed by the task's title."""
     parts = [HEAD]
-    for paper, names in EXPERIMENTS.items():
-        parts.append(f"\n## {paper}\n")
-        for name in names:
-            table = make_table(name, overrides)
-            if table.finished:
-                parts.append(f"\n### `{name}`\n\n{to_markdown(table)}")
+    for task in catalog.tasks():
+        tables = [make_table(name, overrides) for name in catalog.experiments(task)]
+        finished = [table for table in tables if table.finished]
+        if finished:
+            title = " ".join(str(catalog.read(f"task/{task}").get("task", {}).get("title", task)).split())
+            parts.append(f"\n## {task}: {title}\n")
+        parts += [f"\n### `{table.name}`\n\n{to_markdown(table)}" for table in finished]
     return "".join(parts)
 
 

@@ -133,3 +133,29 @@ def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path) -> None:
             assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
         assert files.raw_file(tmp_path, ["x.csv"], f"{origin}/whole.csv").read_text() == "a,b\n" * 50
         server.shutdown()
+
+
+def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    from decathlon.progress import track
+
+    assert list(track((n for n in range(3)), "numbers", 3)) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_process_leaves_no_temporaries_in_a_cache(tmp_path: Path) -> None:
+    left = tmp_path / ".c.ab12_xyz.part.txt"
+    other = tmp_path / ".d.ab12_xyz.part.txt"
+    for path in (left, other):
+        path.touch()
+    files.cached(tmp_path / "c.txt", lambda: "x", lambda value, path: path.write_text(value), Path.read_text)
+    assert not left.exists() and other.exists(), "another file may be in the making"
+
+
+def test_whether_a_lock_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not files.is_locked(path)
+    with files.locked(path):
+        assert files.is_locked(path)
+        with pytest.raises(BlockingIOError), files.locked(path, wait=False):
+            pass
+    assert not files.is_locked(path)

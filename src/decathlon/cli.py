@@ -3,36 +3,48 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
 from decathlon.errors import ConfigError, UserError
 from decathlon.runner import catalog
+from decathlon.runner.checks import check_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script ``decathlon``."""
-    options = _parser().parse_args(arguments)
-    from decathlon.runner.console import say_error
+    from decathlon.runner.console import say_error, speak_any_alphabet
     from decathlon.runner.messages import explain
 
+    speak_any_alphabet()
+    parser = _parser()
+    # Options and overrides in any order: argparse alone takes overrides only next to the experiment.
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     try:
+        check_overrides(getattr(options, "overrides", []))
         options.command(options)
     except UserError as error:
         say_error(str(error))
         sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         say_error(explain(error, getattr(options, "overrides", [])))
         sys.exit(2)
     except OSError as error:
-        say_error(f"{error.strerror}: {error.filename}")
+        say_error(f"{error.strerror}: {error.filename or 'while writing'}")
         sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decathlon", description="Lists, tables and data; experiments are `run`.")
+    parser.add_argument("--version", action="version", version=f"decathlon {version('decathlon')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the tasks, and for each its datasets, methods and tables")
     listing.add_argument("task", nargs="?", help="only this task, with a line for each entry")
@@ -59,7 +71,8 @@ def list_tasks(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.task} is no task; choose {', '.join(catalog.tasks())}")
     for task in [options.task] if options.task else catalog.tasks():
         about = catalog.read(f"task/{task}").get("task", {})
-        console.print(f"[bold]{task}[/bold]  {escape(str(about.get('title', '')))} [dim]{about.get('paper', '')}[/dim]")
+        title, paper = (escape(str(about.get(key, ""))) for key in ("title", "paper"))
+        console.print(f"[bold]{task}[/bold]  {title} [dim]{paper}[/dim]")
         names = {name: catalog.read(f"datasets/{task}/{name}") for name in catalog.datasets(task)}
         embedded = [name for name, config in names.items() if config.get("embedded")]
         download = [name for name in names if name not in embedded]

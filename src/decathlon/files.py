@@ -1,21 +1,24 @@
 """Files that are never half-written: atomic writes, locks that die with their owner, caches, raw data files."""
 
+import errno
 import fcntl
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from decathlon.errors import DataError
 
 T = TypeVar("T")
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.part)?(\.\w+)?")
 
 
 @contextmanager
@@ -26,7 +29,7 @@ def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -38,8 +41,20 @@ def atomic(path: str | Path, durable: bool = True) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        if durable:
+            _wait_for_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _wait_for_disk(folder: Path) -> None:
+    """Let a renaming in ``folder`` survive a loss of power, where the file system can say so."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -49,19 +64,23 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
+def locked(path: str | Path, waiting: Callable[[], None] | None = None, wait: bool = True) -> Iterator[int]:
     """Hold an exclusive lock on the file ``path``. The kernel drops it when its last owner dies.
 
     ``waiting`` is called once when another process has the lock. Yields the file descriptor, which a child
     process may inherit to hold the lock on.
+
+    Raises:
+        BlockingIOError: another process has the lock, and ``wait`` is false.
+        DataError: the file system offers no locks.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try_lock(descriptor, path):
+            if not wait:
+                raise BlockingIOError(errno.EWOULDBLOCK, "another process has the lock", str(path))
             if waiting is not None:
                 waiting()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -70,16 +89,66 @@ def locked(path: str | Path, waiting: Callable[[], None] | None = None) -> Itera
         os.close(descriptor)
 
 
+def is_locked(path: str | Path) -> bool:
+    """Whether some process has the lock ``path``."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return not _try_lock(descriptor, Path(path))
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            # Going on without would let two processes write one file.
+            raise DataError(
+                f"the file system of {path.parent} offers no locks ({errno.errorcode[error.errno]}); "
+                f"choose another folder for it (results_dir=..., data_dir=...)"
+            ) from error
+        raise
+    return True
+
+
 def cached(path: str | Path, make: Callable[[], T], save: Callable[[T, Path], None], load: Callable[[Path], T]) -> T:
     """``load(path)`` if it exists; otherwise ``make()`` it once, under a lock, and ``save`` it atomically."""
     path = Path(path)
     if not path.exists():
         with locked(path.with_name(path.name + ".lock")):
             if not path.exists():
+                remove_temporaries(path.parent, path.name)
                 value = make()
                 with atomic(path) as temporary:
                     save(value, temporary)
     return load(path)
+
+
+def remove_temporaries(folder: str | Path, name: str = "*") -> None:
+    """Remove what a killed process left of writing files called ``name`` into ``folder``.
+
+    Only for who holds the lock under which they are written.
+    """
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else []:
+        mine = name == "*" or path.name.startswith((f".{name}.", f".{Path(name).stem}."))
+        if mine and _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that cannot be used to ``<name>.broken`` (then ``.broken1``, …) and return its new path."""
+    path = Path(path)
+    endings = ("", *map(str, range(1, 1000)))
+    target = next(t for end in endings if not (t := path.with_name(f"{path.name}.broken{end}")).exists())
+    path.rename(target)
+    return target
 
 
 def sha256(path: str | Path) -> str:

@@ -5,10 +5,13 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -16,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon import files
 from decathlon.errors import ConfigError, UserError
-from decathlon.runner import catalog, sweep
-from decathlon.runner.checks import check_values
-from decathlon.runner.console import say_error, say_result, say_start, short
+from decathlon.runner import catalog, console, groups, sweep
+from decathlon.runner.checks import check_overrides, check_values
+from decathlon.runner.console import say, say_error, say_result, say_start, say_warning, short
 from decathlon.runner.job import Job
 from decathlon.runner.messages import explain
 
@@ -37,6 +40,9 @@ def app(cfg: DictConfig) -> float | None:
         outcome.update(status="skipped" if known else "finished", folder=str(job.folder))
         main_metric = next((record["metrics"].get(name) for name in job.config["report"]), None)
         return main_metric
+    except BlockingIOError:
+        outcome.update(status="locked")  # the sweep comes back to it
+        return None
     except Exception as error:
         if not sweep.in_sweep():
             # Raised from main(): Hydra would put lines of its own above ours.
@@ -48,7 +54,8 @@ def app(cfg: DictConfig) -> float | None:
         return None
     finally:
         if sweep.in_sweep():
-            sweep.leave_outcome(outcome)
+            with contextlib.suppress(OSError):  # a full disk: the sweep counts a job without an outcome as failed
+                sweep.leave_outcome(outcome)
 
 
 def run_job(job: Job) -> tuple[dict[str, Any], bool]:
@@ -56,13 +63,17 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
 
     Raises:
         UserError: a value or a file is wrong. Anything else that goes wrong is kept in the job's folder as well.
+        BlockingIOError: another process has the job, and its sweep passes over such.
     """
     force = job.config["force"]
     record = job.record()
     if record is not None and not force:
         say_result(job, record, known=True)
         return record, True
-    from decathlon.runner import execute, machine, processes
+    wait = not sweep.passes_over()
+    if not wait and files.is_locked(job.folder / "lock"):
+        raise BlockingIOError
+    from decathlon.runner import checkpoint, execute, machine, processes
 
     execute.quiet()
     count = processes.device_count(job.config["trainer"])
@@ -71,20 +82,25 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"results_dir={job.config['results_dir']} cannot be written: {error.strerror}") from error
-    with files.locked(
-        job.folder / "lock", lambda: print(f"waiting for another process to finish {job.folder}")
-    ) as lock:
+    waiting = f"waiting for another process to finish {short(job.folder)}"
+    with files.locked(job.folder / "lock", lambda: say(waiting), wait) as lock:
         record = job.record()
         if record is not None and not force:
             say_result(job, record, known=True)
             return record, True
         if force:
             _forget(job)
+        for line in checkpoint.mend(job.folder):
+            say_warning(line)
+        if job.record_path.exists():
+            files.set_aside(job.record_path)
         job.write_config()
-        say_start(job, f"{count} processes" if count > 1 else _device(job), resumed=job.last_checkpoint.exists())
+        where = f"{count} processes" if count > 1 else _device(job)
+        say_start(job, where, resumed=job.last_checkpoint.exists(), place=sweep.position())
         start = perf_counter()
         try:
             if count > 1:
+                del built
                 outcome = processes.run_workers(job.folder, count, lock)
             else:
                 machine.reset_peak_memory()
@@ -111,12 +127,12 @@ def _device(job: Job) -> str:
 
 
 def _forget(job: Job) -> None:
-    """Remove what earlier attempts left, for ``force=true``; the lock stays."""
+    """Remove what earlier attempts left, for ``force=true``; the lock stays, and what a link points to."""
     import shutil
 
     for path in job.folder.iterdir():
         if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _keep_failure(job: Job, error: Exception) -> None:
@@ -128,32 +144,49 @@ def _keep_failure(job: Job, error: Exception) -> None:
 def _one_line(error: Exception, arguments: list[str]) -> str:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
+    if isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
         return explain(error, arguments)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in _DISK:
         return f"{error.strerror}: {error.filename or 'while writing'}"
     notes = getattr(error, "__notes__", [])
     return f"{type(error).__name__}: {error}" + (f" ({notes[-1]})" if notes else "")
 
 
-def main() -> None:
+_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EPERM,
+    errno.EISDIR, errno.EIO, errno.ESTALE,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Console script ``run``."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
-    catalog.register_groups()
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    console.speak_any_alphabet()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--version" in given:
+        print(f"decathlon {version('decathlon')}")
+        return
+    overrides = [argument for argument in given if not argument.startswith("-")]
+    single_failure.clear()
+    sweep.failed_jobs.clear()
     try:
+        if "--help" in given or "-h" in given:
+            console.say_help()
+            return
+        groups.register_groups()
+        check_overrides(overrides)
+        sys.argv = [sys.argv[0], *given]
         app()
         if single_failure:
             raise single_failure[0]
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        say_error(_one_line(error, arguments))
-        sys.exit(2)
     except KeyboardInterrupt:
-        say_error("interrupted; the same command goes on from the last checkpoint")
+        done = sweep.how_far()
+        say_error(f"interrupted{f', {done}' if done else ''}; the same command goes on from the last checkpoint")
         sys.exit(130)
     except Exception as error:
-        say_error(_one_line(error, arguments))
-        sys.exit(1)
+        say_error(_one_line(error, overrides))
+        told = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
+        sys.exit(2 if isinstance(error, told) else 1)
     if sweep.failed_jobs:
         sys.exit(1)
 

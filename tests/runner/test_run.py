@@ -7,9 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-import torch
-
 from tests.conftest import Runner, environment
 
 
@@ -51,47 +48,6 @@ def test_a_job_killed_in_training_or_test_resumes_to_equal_metrics(run: Runner, 
         assert record["resumed_from_step"] == resumed_from
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["task=zzz"], "task=zzz is no task; choose"),
-        (["task=toy", "dataset=hiv"], "dataset=hiv is no dataset of task=toy; choose broken, points"),
-        (["task=toy", "dataset=nothing"], "dataset=nothing is no dataset of task=toy; choose broken, points"),
-        (["task=toy", "method=rome"], "method=rome is no method of task=toy; choose crash, fixed, linear"),
-        (["task=toy", "widht=3"], "widht is no key of this run of task=toy; did you mean width?"),
-        (["task=toy", "method=crash", "at=5"], "at is no key of this run of task=toy; did you mean method.at?"),
-        (["task=toy", "lr=3"], "lr must be in (0, 1), got 3"),
-        (["task=toy", "lr=abc"], "lr=abc is not a number (default 0.01)"),
-        (["task=toy", "epochs=two"], "epochs=two is not a whole number"),
-        (["task=toy", "seed=-1"], "seed=-1 is not a whole number from 0 to 4294967295"),
-        (["task=toy", "epochs=-1"], "loop.max_epochs=-1 without loop.max_steps would train for ever"),
-        (["task=toy", "threads=abc"], "threads=abc is not a whole number from 1 on"),
-        (["task=toy", "trainer.devices=abc"], "trainer.devices=abc is neither a number of devices"),
-        (["task=toy", "+trainer.limit_train_batches=1"], "trainer.limit_train_batches does not say on what machine"),
-        (["task=toy", "lr=0.1,0.2"], "lr=0.1,0.2 has several values: use run -m for a sweep"),
-        (["task=toy", "debug=true"], "debug is set with a plus sign: +debug=true"),
-        (["task=toy", "trainer=tpu"], "trainer=tpu is no trainer; choose"),
-        (["experiment=toy/big"], "experiment=toy/big is no experiment; choose toy/small"),
-        (["task=toy", "hydra/launcher=nonesuch"], "hydra/launcher=nonesuch is no hydra/launcher"),
-        pytest.param(
-            ["task=toy", "trainer=gpu"],
-            "this trainer needs a GPU, and torch sees none here",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-        (["task=toy", "results_dir=/dev/null/x"], "results_dir=/dev/null/x cannot be written"),
-    ],
-)
-def test_a_users_mistake_gets_one_line_and_leaves_nothing(
-    run: Runner, tmp_path: Path, arguments: list[str], line: str
-) -> None:
-    done = run(*arguments)
-    assert done.returncode != 0
-    assert line in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_broken_data_file_is_one_line_and_a_failure_record(run: Runner, tmp_path: Path) -> None:
     done = run("task=toy", "dataset=broken")
     assert done.returncode != 0
@@ -111,15 +67,6 @@ def test_debug_limits_every_loop_and_applies_the_tasks_smoke_values(run: Runner,
         "limit_test_batches": 2,
     }
     assert config["width"] == 2
-
-
-def test_help_comes_without_torch(run: Runner) -> None:
-    start = time.perf_counter()
-    done = run("--help")
-    assert done.returncode == 0 and "experiment/toy" in done.stdout
-    assert time.perf_counter() - start < 20  # not a measurement; a torch import under load would show
-    code = "import sys, decathlon.run; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_two_processes_run_one_job_together_even_in_a_sweep(run: Runner, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Featurisation on all cores, with results that do not depend on how many there are."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+
+from decathlon.progress import track
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -28,9 +30,13 @@ def map_chunks(
     if processes is None:
         processes = cpu_count() if len(items) >= WORTH_PROCESSES else 1
     processes = min(processes, len(chunks))
+    done: Iterable[T]
     if processes <= 1:
-        return [function(chunk, **options) for chunk in chunks]
-    return list(Parallel(n_jobs=processes)(delayed(function)(chunk, **options) for chunk in chunks))
+        done = (function(chunk, **options) for chunk in chunks)
+    else:
+        calls = (delayed(function)(chunk, **options) for chunk in chunks)
+        done = Parallel(n_jobs=processes, return_as="generator")(calls)
+    return list(track(done, f"molecules: {function.__name__.replace('_', ' ')}", len(chunks)))
 
 
 def featurise(

@@ -5,14 +5,13 @@ PATH), laid out like ``configs/``.
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from decathlon.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
 # In the wheel the configs lie inside the package, in a checkout at its top.
@@ -20,17 +19,30 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.par
 
 # Groups whose options belong to a task. `dataset=hiv` picks datasets/<task>/hiv.yaml.
 PER_TASK = {"dataset": "datasets", "method": "methods"}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def roots() -> list[Path]:
-    """All config folders: the package's, then those of ``DECATHLON_CONFIGS``."""
+    """All config folders: the package's, then those of ``DECATHLON_CONFIGS``.
+
+    Raises:
+        ConfigError: ``DECATHLON_CONFIGS`` names a folder that is not there.
+    """
     extra = os.environ.get("DECATHLON_CONFIGS", "")
-    return [CONFIGS, *(Path(path).absolute() for path in extra.split(os.pathsep) if path)]
+    found = [CONFIGS, *(Path(path).expanduser().absolute() for path in extra.split(os.pathsep) if path)]
+    for root in found:
+        if not root.is_dir():
+            raise ConfigError(f"DECATHLON_CONFIGS names {root}, and there is no such folder")
+    return found
 
 
 def names(folder: str) -> list[str]:
-    """Sorted option names of a config folder, for example ``names("datasets/molpeg")``."""
-    return sorted({path.stem for root in roots() for path in (root / folder).glob("*.yaml")})
+    """Sorted option names of a config folder, for example ``names("datasets/molpeg")``.
+
+    Files that begin with ``_`` are bases that others share, no options.
+    """
+    found = {path.stem for root in roots() for path in (root / folder).glob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def tasks() -> list[str]:
@@ -54,33 +66,52 @@ def experiments(task: str) -> list[str]:
 
 
 def read(path: str) -> dict[str, Any]:
-    """One config file as a plain, unresolved mapping; ``path`` is relative and without suffix."""
-    file = next(file for root in roots() if (file := root / f"{path}.yaml").is_file())
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    """One config file as a plain, unresolved mapping; ``path`` is relative and without suffix.
+
+    What its ``defaults`` take from other files of its folder (``defaults: [_base]``) is in it, as Hydra merges it.
+    """
+    file = next((file for root in roots() if (file := root / f"{path}.yaml").is_file()), None)
+    if file is None:
+        raise ConfigError(f"{path}.yaml is in no config folder")
+    content = dict(_read(file, file.stat().st_mtime_ns))
+    bases = [entry for entry in content.get("defaults") or [] if isinstance(entry, str)]
+    if not any(is_base(base) for base in bases):
+        return content
+    own = {key: value for key, value in content.items() if key != "defaults"}
+    whole: dict[str, Any] = {}
+    for base in bases if "_self_" in bases else [*bases, "_self_"]:
+        whole = _merged(whole, own if base == "_self_" else read(f"{path.rpartition('/')[0]}/{base}"))
+    return whole
+
+
+def is_base(entry: object) -> bool:
+    """Whether an entry of a ``defaults`` list names a base in the same folder, as ``_pde``."""
+    return isinstance(entry, str) and entry.startswith("_") and entry != "_self_"
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, mapping by mapping."""
+    whole = dict(below)
+    for key, value in above.items():
+        inside = whole.get(key)
+        whole[key] = _merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
+    return whole
+
+
+@lru_cache(maxsize=1024)
+def _read(file: Path, changed: int) -> dict[str, Any]:
+    """A YAML file as it was at the time ``changed``."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{file}{where} is no YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} is no mapping of keys to values")
+    return content
 
 
 def default_task() -> str:
     """The task of a bare ``run``."""
     return next(entry["task"] for entry in read("run")["defaults"] if "task" in entry)
-
-
-class ExtraConfigs(SearchPathPlugin):
-    """Adds the folders of ``DECATHLON_CONFIGS`` to Hydra's search path."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for root in roots()[1:]:
-            search_path.append("decathlon", f"file://{root}")
-
-
-def register_groups() -> None:
-    """Give Hydra the groups `dataset` and `method`: each option defers to the file of the chosen task."""
-    Plugins.instance().register(ExtraConfigs)
-    # Hydra copies its config sources, and with them this store, for every group that it lists: a second of `--help`.
-    # Sharing is safe, since the store itself copies each node that it hands out.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    store = ConfigStore.instance()
-    for group, folder in PER_TASK.items():
-        options = {name for task in tasks() for name in names(f"{folder}/{task}")}
-        for name in sorted(options):
-            node = {"defaults": [{f"/{folder}@_global_.{group}": f"${{task}}/{name}"}]}
-            store.store(group=group, name=name, node=node)

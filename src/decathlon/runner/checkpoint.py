@@ -1,28 +1,32 @@
-"""Checkpoints that survive a kill at any moment and load without executing code."""
+"""Checkpoints that survive a kill at any moment, a move of their folder, and load without executing code."""
 
+import contextlib
 import errno
+import logging
 import os
-import random
 import shutil
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from decathlon import files
+from decathlon.runner.exact import refuse_inexact
+from decathlon.runner.job import read_json
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there in one step; loads with ``weights_only=True``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with files.atomic(path, durable=False) as temporary:
+        with files.atomic(path) as temporary:
             try:
                 torch.save(checkpoint, temporary)
             except RuntimeError as error:
@@ -51,80 +55,149 @@ class EndAtOnce(Callback):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class RandomState(Callback):
-    """Keeps the global random states of torch, NumPy and Python in checkpoints, so that a resumed run draws on."""
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose state names files and no folders.
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
+    Lightning's own forgets its best score when the folder has another path than before, and goes on with a best
+    checkpoint that is not the best.
+    """
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        name, keys, position, has_gauss, cached = np.random.get_state()
-        version, internal, gauss = random.getstate()
-        checkpoint["random_state"] = {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [
-                str(name),
-                torch.from_numpy(np.asarray(keys).astype(np.int64)),
-                position,
-                has_gauss,
-                cached,
-            ],
-            "python": [version, list(internal), gauss],
-        }
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = Path(state[key]).name if state[key] else ""
+        state["best_k_models"] = {Path(path).name: score for path, score in state["best_k_models"].items()}
+        return {**state, "dirpath": ""}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._loaded = checkpoint.get("random_state")
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else ""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # As late as can be before Lightning makes the iterator of the next epoch, which draws the order of the data.
-        self._restore()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loaded = None
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # Resumed inside an epoch: no iterator was made at this point in the run that wrote the checkpoint.
-        self._restore()
-        self._loaded = None
-
-    def _restore(self) -> None:
-        if self._loaded is None:
-            return
-        torch.set_rng_state(self._loaded["torch"].cpu())
-        if self._loaded["cuda"] and len(self._loaded["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
-        name, keys, position, has_gauss, cached = self._loaded["numpy"]
-        np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-        version, internal, gauss = self._loaded["python"]
-        random.setstate((version, tuple(internal), gauss))
+        state = {**state_dict, "dirpath": self.dirpath}
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[key] = here(state[key])
+        state["best_k_models"] = {here(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state)
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, the state to resume from: every ``every_n_steps`` optimiser steps and after each epoch.
 
-    Lightning's ModelCheckpoint writes the last state only together with a best one, or with a numbered copy.
+    Lightning's ModelCheckpoint writes the last state only together with a best one, or with a numbered copy. The one
+    before stays as ``previous.ckpt`` until training has ended, for the case that the disk damages the last.
+    What training has logged so far is in it, for a run that is killed when all of that has been logged.
     """
 
     def __init__(self, path: Path, every_n_steps: int | None, epochs: bool) -> None:
         self.path, self.every_n_steps, self.epochs = path, every_n_steps, epochs
-        self._saved_at = 0
+        self.logged: dict[str, float] = {}
+        self._saved_at, self._warned = 0, False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step
-        if self.every_n_steps is not None and step // self.every_n_steps > self._saved_at // self.every_n_steps:
-            self._save(trainer)
+        if self.every_n_steps is None or step // self.every_n_steps == self._saved_at // self.every_n_steps:
+            return
+        loop = trainer.fit_loop.epoch_loop
+        # Before a validation, or at the end of an epoch, a resumed run would take both as done: at the next batch then.
+        if loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
+            return
+        if loop._should_accumulate():
+            return
+        refuse_inexact(trainer)
+        self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.epochs:
+        if self.epochs or self._is_due(trainer):
             self._save(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["logged"] = {**self.logged, **{k: float(v) for k, v in trainer.callback_metrics.items()}}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.logged = checkpoint.get("logged", {})
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        n = self.every_n_steps
+        return n is not None and trainer.global_step // n > self._saved_at // n
+
     def _save(self, trainer: Trainer) -> None:
+        if getattr(trainer.fit_loop._data_fetcher, "length", 0) is None:
+            # Lightning resumes such an epoch elsewhere than it stopped: better no state than one that leads astray.
+            if not self._warned:
+                log.warning("the training data has no length: if this job is killed, it begins anew")
+            self._warned = True
+            return
+        keep_previous(self.path, trainer)
         trainer.save_checkpoint(self.path)
         self._saved_at = trainer.global_step
+
+
+def keep_previous(path: Path, trainer: Trainer) -> None:
+    """Give the last checkpoint a second name, which stays when a new one takes its place; no copy is made."""
+    if trainer.is_global_zero and path.is_file():
+        second = path.with_name(".previous.ckpt")
+        with contextlib.suppress(OSError):  # a file system without links: then there is no second one
+            second.unlink(missing_ok=True)
+            os.link(path, second)
+            second.replace(path.with_name("previous.ckpt"))
+
+
+def mend(folder: Path) -> list[str]:
+    """Set aside what cannot be read of a job's state, and go back to the best that remains. Under the job's lock.
+
+    A damaged last checkpoint leaves the one before it. A damaged best one leaves none that leads to the same result:
+    the training is done anew.
+
+    Returns:
+        One line for each file that was set aside.
+    """
+    checkpoints, said = folder / "checkpoints", []
+    last, best, fitted = checkpoints / "last.ckpt", checkpoints / "best.ckpt", folder / "fit.json"
+    files.remove_temporaries(folder)
+    files.remove_temporaries(checkpoints)
+    fit = read_json(fitted)
+    if fit is None and fitted.exists():
+        said.append(f"{fitted} cannot be read; kept as {files.set_aside(fitted).name}")
+    if fit is not None and _usable(checkpoints / (fit.get("best") or "last.ckpt"), said) is not None:
+        return said  # training has ended; the test needs this one only
+    previous = checkpoints / "previous.ckpt"
+    resume = _usable(last, said)
+    if resume is None:
+        resume = _usable(previous, said)
+        if resume is not None:
+            previous.replace(last)
+            said.append(f"going on from the checkpoint before it (step {resume['step']})")
+    had_ended = fitted.exists()
+    fitted.unlink(missing_ok=True)
+    if resume is not None and (not resume["best"] or _usable(best, said) is not None):
+        return said
+    if said or had_ended:
+        said.append(f"no state of {folder} is left to go on from; training begins anew")
+    for path in (last, previous, best):
+        path.unlink(missing_ok=True)
+    return said
+
+
+def _usable(path: Path, said: list[str]) -> dict[str, Any] | None:
+    """What matters of a checkpoint, or None: if it is there and cannot be read, it is set aside."""
+    state = _state(path) if path.exists() else None
+    if state is None and path.exists():
+        said.append(f"{path} cannot be read; kept as {files.set_aside(path).name}")
+    return state
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    """What matters here of a checkpoint: its step, and whether it speaks of a best one; None if it cannot be read."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        callbacks = loaded.get("callbacks", {})
+        best = any(state.get("best_model_path") for state in callbacks.values() if isinstance(state, dict))
+        return {"step": int(loaded["global_step"]), "best": best}
+    except Exception:  # torch raises half a dozen types on broken files
+        return None
 
 
 def checkpoint_callbacks(
@@ -134,7 +207,7 @@ def checkpoint_callbacks(
     callbacks: list[Checkpoint] = []
     if monitor is not None:
         callbacks.append(
-            ModelCheckpoint(
+            BestCheckpoint(
                 folder, "best", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False,
                 save_on_train_epoch_end=False,
             )

@@ -1,7 +1,10 @@
 """What a person sees of a run: what runs and where, the result, the path of the record."""
 
+import codecs
+import io
 import os
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,39 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from decathlon.runner import catalog
 from decathlon.runner.job import Job
 
-# Without a terminal (a pipe, a log) nobody folds lines, and a table may be as wide as it is.
-WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+# Without a terminal (a pipe, a log) nobody folds lines, and a table may be as wide as a page.
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
 console = Console(highlight=False, soft_wrap=True, width=WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_PLAIN = {"±": "+/-", "—": "-", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "≤": "<="}
+
+
+def speak_any_alphabet() -> None:
+    """Let a terminal that knows ASCII only show ± as +/- and so on, where writing would otherwise be an error."""
+    codecs.register_error("decathlon", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="decathlon")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in text), error.end
+
+
+def say(message: str) -> None:
+    """One line on standard output."""
+    console.print(escape(message))
+
+
+def say_warning(message: str) -> None:
+    """One line on standard error."""
+    errors.print(f"[yellow]warning:[/yellow] {escape(' '.join(message.split()))}")
 
 
 def short(path: Path) -> str:
@@ -35,8 +65,8 @@ def number(value: float | None) -> str:
     return f"{value:.3e}"
 
 
-def say_start(job: Job, device: str, resumed: bool) -> None:
-    """Two lines: the job, its knobs and its folder."""
+def say_start(job: Job, device: str, resumed: bool, place: str = "") -> None:
+    """Two lines: the job, its knobs and its folder; ``place`` is its place in a sweep."""
     config = job.config
     groups = {"seed", "fit", "debug", "force", "data_dir", "results_dir", "precision"}
     knobs = {k: v for k, v in config.items() if k not in groups and isinstance(v, (int, float, str, bool))}
@@ -45,12 +75,14 @@ def say_start(job: Job, device: str, resumed: bool) -> None:
         for k, v in config["method"].items()
         if k not in {"name", "title", "class"} and isinstance(v, (int, float, str, bool))
     }
-    text = ", ".join(f"{k}={v}" for k, v in {**knobs, **options}.items())
+    text = escape(", ".join(f"{k}={v}" for k, v in {**knobs, **options}.items()))
+    if place:
+        console.print(f"[dim]{place}[/dim]")
     console.print(
         f"[bold]{job.task}[/bold] on [bold]{job.dataset}[/bold] by [bold]{job.method}[/bold], "
         f"seed {job.seed}" + (f" ({text})" if text else "")
     )
-    console.print(f"[dim]{'resumes' if resumed else 'starts'} on {device} in {short(job.folder)}[/dim]")
+    console.print(f"[dim]{'resumes' if resumed else 'starts'} on {device} in {escape(short(job.folder))}[/dim]")
 
 
 def say_result(job: Job, record: dict[str, Any], known: bool = False) -> None:
@@ -60,10 +92,10 @@ def say_result(job: Job, record: dict[str, Any], known: bool = False) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name in shown:
         if name in metrics:
-            table.add_row(name, f"[bold]{number(metrics[name])}[/bold]")
+            table.add_row(escape(name), f"[bold]{number(metrics[name])}[/bold]")
     console.print(table)
     when = "finished before" if known else f"finished in {record['wall_time_s']:.1f} s"
-    console.print(f"[green]{when}[/green]; record {short(job.record_path)}")
+    console.print(f"[green]{when}[/green]; record {escape(short(job.record_path))}")
 
 
 def say_error(message: str) -> None:
@@ -71,13 +103,23 @@ def say_error(message: str) -> None:
     errors.print(f"[red]error:[/red] {escape(' '.join(message.split()))}")
 
 
-def say_sweep(outcomes: Iterable[dict[str, Any]]) -> None:
-    """One line for each job of a sweep that failed, and the count of all."""
+def say_sweep(outcomes: Iterable[dict[str, Any]], skipped: int = 0) -> None:
+    """One line for each job of a sweep that failed, and the count of all; ``skipped`` were not even started."""
     outcomes = list(outcomes)
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = {"skipped": skipped} if skipped else {}
     for outcome in outcomes:
         counts[outcome["status"]] = counts.get(outcome["status"], 0) + 1
-    console.print("sweep: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    console.print("sweep: " + (", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "no jobs"))
     for outcome in outcomes:
         if outcome["status"] == "failed":
             errors.print(f"[red]failed[/red] {escape(outcome['job'])}: {escape(outcome['error'])}")
+
+
+def say_help() -> None:
+    """``run --help``, on one screen: usage, tasks, the keys that every run has."""
+    lines = []
+    for task in catalog.tasks():
+        title = " ".join(str(catalog.read(f"task/{task}").get("task", {}).get("title", "")).split())
+        lines.append(f"  {task:8} {textwrap.shorten(title, 88, placeholder=' ...')}")
+    text = str(catalog.read("run")["hydra"]["help"]["template"])
+    console.print(text.replace("$TASKS", "\n".join(lines)).rstrip(), markup=False)

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from decathlon import files
 from decathlon.errors import ConfigError, UserError
-from decathlon.runner.checkpoint import AtomicCheckpointIO, EndAtOnce, RandomState, checkpoint_callbacks
+from decathlon.runner.checkpoint import AtomicCheckpointIO, EndAtOnce, LastCheckpoint, checkpoint_callbacks
+from decathlon.runner.exact import RandomState
 
 Config = dict[str, Any]
 DEFAULT_THREADS = torch.get_num_threads()
@@ -46,6 +47,7 @@ def quiet() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*recommended to use `self.log.*sync_dist=True.*",
         ".*`training_step` returned `None`.*",
+        ".*ended before the epoch ended and your dataloader is.*",
         ".*The dataloader.*",
         ".*experiment logs directory.*",
     ):
@@ -141,14 +143,17 @@ def _fit_and_test(
             if resume:
                 outcome["resumed_from_step"] = torch.load(resume, map_location="cpu", weights_only=True)["global_step"]
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+            keeper = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint))
             trainer.save_checkpoint(last)  # the last step need not fall on a checkpoint's interval
             fit = {
-                "metrics": _numbers(trainer),
+                # What a killed attempt had logged is part of what this training has logged.
+                "metrics": {**finite(keeper.logged), **_numbers(trainer)},
                 "seconds": time.perf_counter() - start,
                 "best": _best(trainer),
             }
             if trainer.is_global_zero:
                 files.write_text(fitted, json.dumps(fit))
+                last.with_name("previous.ckpt").unlink(missing_ok=True)
             trainer.strategy.barrier()
         fit = json.loads(fitted.read_text())
         outcome["metrics"].update(fit["metrics"])
@@ -165,7 +170,11 @@ def _fit_and_test(
 
 def _numbers(trainer: Trainer) -> dict[str, float | None]:
     """All metrics that the module logged; what is not finite becomes None, as JSON has no such number."""
-    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return finite({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Each number, or None where it is not finite."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, open_dict
 
 from decathlon import files
+from decathlon.errors import ConfigError
 from decathlon.runner.compose import resolve, settle
 
 # Where and how a job runs, and what is shown of it: none of it can change its result.
@@ -32,13 +35,19 @@ DESCRIPTIVE = ("title", "paper", "embedded", "methods", "threads")
 
 @dataclass
 class Job:
-    """One job. ``config`` is resolved and plain; ``folder`` holds all that is kept of it."""
+    """One job. ``config`` is resolved and plain; ``folder`` holds all that is kept of it.
+
+    Raises:
+        ConfigError: the name of the task, the dataset or the method cannot be a folder's.
+    """
 
     config: dict[str, Any]
     identity: str
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
+        for group in ("task", "dataset", "method"):
+            check_name(f"{group}.name", self.config[group].get("name"))
         self.folder = Path(self.config["results_dir"], self.task, self.dataset, self.method, self.identity)
 
     @classmethod
@@ -76,8 +85,9 @@ class Job:
         return self.folder / "checkpoints" / "last.ckpt"
 
     def record(self) -> dict[str, Any] | None:
-        """The record of the finished job, or None."""
-        return read_json(self.record_path)
+        """The record of the finished job; None if there is none that can be read."""
+        record = read_json(self.record_path)
+        return record if record is not None and isinstance(record.get("metrics"), dict) else None
 
     def failure(self) -> dict[str, Any] | None:
         """The record of its last failure, or None."""
@@ -103,16 +113,46 @@ class Job:
         files.write_text(self.failure_path, json.dumps(text, indent=2, default=str) + "\n")
 
 
+def check_name(key: str, name: Any) -> None:
+    """Whether a name can be a folder's: letters, digits and ``. _ + - @``, not a dot first.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+@-][\w.+@-]*", name):
+        raise ConfigError(f"{key}={'null' if name is None else name} cannot be the name of a folder")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file, or None if there is none."""
+    """A JSON file of a job; None if there is none, and, said once, if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, no mapping")
+        return content
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, OSError) as error:
+        if path not in _named:
+            _named.add(path)
+            reason = error.strerror if isinstance(error, OSError) else "empty" if not path.stat().st_size else error
+            print(f"warning: {path} cannot be read ({reason}); it counts as absent", file=sys.stderr)
+        return None
+
+
+_named: set[Path] = set()
 
 
 def identify(settled: DictConfig) -> str:
     """Hash of everything in a settled config that can change the result of the job: 12 hexadecimal digits."""
+    return hash_of(resolve(probe_of(settled)))
+
+
+def probe_of(settled: DictConfig) -> DictConfig:
+    """A copy of a settled config in which what cannot change the result is gone or emptied, as far as it can be.
+
+    Interpolations may point into the parts that are left out, so :data:`NOT_IDENTITY` goes after resolving.
+    """
     probe = settled.copy()
     with open_dict(probe):
         probe.data_dir = probe.results_dir = ""
@@ -125,8 +165,13 @@ def identify(settled: DictConfig) -> str:
         probe.data.pop("processes", None)
         if not probe.get("debug"):
             probe.pop("debug", None)
-        # Interpolations may point into the parts that are left out, so those go after resolving.
-        content = {key: value for key, value in resolve(probe).items() if key not in NOT_IDENTITY}
+        probe.pop("table", None)
+    return probe
+
+
+def hash_of(resolved: dict[str, Any]) -> str:
+    """The identity of a resolved probe."""
+    content = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY}
     text = json.dumps(_canonical(content), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

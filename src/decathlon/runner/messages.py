@@ -11,11 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 from decathlon.runner import catalog
 
 EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+SWEEPERS = {"optuna": "hydra-optuna-sweeper", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"}
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """One line for an error of composition; ``arguments`` are the command's overrides."""
     text = _whole_text(error)
+    broken = _yaml_error(error)
+    if broken:
+        return broken
     task = task_of(arguments)
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing:
@@ -45,6 +49,16 @@ def task_of(arguments: Sequence[str]) -> str:
     return chosen
 
 
+def _yaml_error(error: BaseException | None) -> str:
+    """The file and line of a config that is no YAML."""
+    while error is not None:
+        mark = getattr(error, "problem_mark", None)
+        if isinstance(error, yaml.YAMLError) and mark is not None:
+            return f"{mark.name} line {mark.line + 1} is no YAML: {getattr(error, 'problem', None) or error}"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def _whole_text(error: BaseException | None) -> str:
     parts = []
     while error is not None:
@@ -70,6 +84,8 @@ def _missing_option(path: str, task: str) -> str:
         return f"experiment={owner + '/' if owner else ''}{option} is no experiment; choose {', '.join(known)}"
     if group == "hydra/launcher" and option in EXTRAS:
         return f"hydra/launcher={option} is not installed: pip install 'decathlon[{EXTRAS[option]}]'"
+    if group == "hydra/sweeper" and option in SWEEPERS:
+        return f"hydra/sweeper={option} is not installed: pip install {SWEEPERS[option]}"
     choices = ", ".join(catalog.names(group))
     return f"{group}={option} is no {group}" + (f"; choose {choices}" if choices else "")
 

@@ -29,7 +29,7 @@ class Verdict:
 
 
 class MissingCell(Exception):
-    """A cell that a claim names has no finished job."""
+    """A cell that a claim names has no number; the message says why."""
 
 
 def judge(experiment: Experiment, results: Results) -> list[Verdict]:
@@ -58,10 +58,14 @@ def _judge(claim: Mapping[str, Any], experiment: Experiment, results: Results) -
         seeds = reader.common_seeds(cells)
         differences = [reader.value(greater, seed) - reader.value(lesser, seed) for seed in seeds]
     except MissingCell as missing:
-        return Verdict(claim["says"], check, "undecided", f"{missing} not finished")
+        return Verdict(claim["says"], check, "undecided", str(missing))
     except (ValueError, ZeroDivisionError) as error:
         return Verdict(claim["says"], check, "undecided", f"not defined: {error}")
-    return Verdict(claim["says"], check, *_decide(differences, strict=operator in (ast.Gt, ast.Lt)))
+    verdict, why = _decide(differences, strict=operator in (ast.Gt, ast.Lt))
+    lost = reader.lost(cells)
+    if lost:  # what the other seeds say is no verdict: those that are gone may be just the bad ones
+        verdict, why = "undecided", f"{lost}; without them: {why}"
+    return Verdict(claim["says"], check, verdict, why)
 
 
 def _decide(differences: list[float], strict: bool) -> tuple[str, str]:
@@ -80,6 +84,11 @@ def _decide(differences: list[float], strict: bool) -> tuple[str, str]:
     if mean + half < 0 or (mean == 0 and half == 0):
         return "fails", why
     return "undecided", why
+
+
+def _named(cell: tuple[str, ...]) -> str:
+    """A cell as claims name it."""
+    return f"{cell[0]}[{', '.join(cell[1:])}]" if len(cell) > 1 else cell[0]
 
 
 class _Reader:
@@ -112,9 +121,17 @@ class _Reader:
         for cell, metric in cells:
             seeds = {seed for seed, metrics in self.results.values.get(cell, {}).items() if metric in metrics}
             if not seeds:
-                raise MissingCell(f"{cell[0]}[{', '.join(cell[1:])}]" if len(cell) > 1 else cell[0])
+                raise MissingCell(self.lost({(cell, metric)}) or f"{_named(cell)} not finished")
             common = seeds if common is None else common & seeds
         return sorted(common or set())
+
+    def lost(self, cells: set[tuple[tuple[str, ...], str]]) -> str:
+        """Which finished seeds of these cells have no number; nothing if all have."""
+        found = []
+        for cell, metric in sorted(cells):
+            reasons = list(self.results.lost.get(cell, {}).get(metric, {}).values())
+            found += [f"{reasons.count(why)} {why} in {_named(cell)}" for why in dict.fromkeys(reasons)]
+        return ", ".join(found)
 
     def value(self, node: ast.expr, seed: Any) -> float:
         """An expression's value for one seed."""
@@ -164,7 +181,7 @@ class _Reader:
     def _complete(self, labels: tuple[str, ...], metric: str) -> tuple[tuple[str, ...], str]:
         matching = {cell for cell in self.known if cell[: len(labels)] == labels}
         if not matching and self.narrowed:
-            raise MissingCell(f"{labels[0]}[{', '.join(labels[1:])}]" if len(labels) > 1 else labels[0])
+            raise MissingCell(f"{_named(labels)} not finished")
         if not matching:
             raise ConfigError(f"claim: {'/'.join(labels)} is no cell of the table")
         if len(matching) > 1:

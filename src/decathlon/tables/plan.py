@@ -1,20 +1,22 @@
 """A table of a paper: which jobs it consists of, and what they have measured."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
 from decathlon.errors import ConfigError
 from decathlon.runner import catalog
-from decathlon.runner.compose import compose_config
+from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
+from decathlon.runner.planning import Planner, parse, value_of
 
-_ABSENT = object()
-GROUPS = ("task", "dataset", "method", "trainer", "logger")
+_MACHINE = {"trainer", "logger"}
 
 
 @dataclass
@@ -65,19 +67,24 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
     known = [full for task in catalog.tasks() for full in catalog.experiments(task)]
     if name not in known:
         raise ConfigError(f"{name} is no table; choose {', '.join(known)}")
-    base = compose_config([f"experiment={name}"], with_hydra=True)
+    base = Composer()([f"experiment={name}"], with_hydra=True)
     if base.get("table") is None:
         raise ConfigError(f"experiment={name} has no table section")
     layout = _layout(name, OmegaConf.to_container(base.table, resolve=True))
     params = base.hydra.sweeper.params or {}
     # What a launcher is told says nothing of the jobs.
     overrides = [override for override in overrides if not override.lstrip("+~").startswith(("hydra/", "hydra."))]
-    arguments = [f"{key}={value}" for key, value in params.items()] + overrides
-    parsed = OverridesParser.create().parse_overrides(arguments)
+    parsed = [parse(argument) for argument in [f"{key}={value}" for key, value in params.items()] + overrides]
     swept = list(dict.fromkeys(override.key_or_group for override in parsed))
     combinations = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    composed: dict[tuple[str, ...], DictConfig] = {}
-    jobs = [_plan(name, layout, combination, composed) for combination in combinations]
+    planner = Planner()
+    try:
+        jobs = [_plan(layout, planner.job([f"experiment={name}", *some]), swept) for some in combinations]
+    except ConfigCompositionException as error:
+        unknown = re.search(r"Could not override '([^']+)'", str(error))
+        if unknown:
+            raise ConfigError(f"{unknown.group(1)} is no key of the jobs of {name}") from error
+        raise
     return Experiment(name, layout, swept, jobs, narrowed=bool(overrides))
 
 
@@ -91,31 +98,10 @@ def _layout(name: str, section: Any) -> Layout:
     return layout
 
 
-def _plan(
-    name: str, layout: Layout, combination: Sequence[str], composed: dict[tuple[str, ...], DictConfig]
-) -> PlannedJob:
-    parsed = OverridesParser.create().parse_overrides(list(combination))
-    groups = tuple(o.input_line or "" for o in parsed if o.key_or_group in GROUPS)
-    if groups not in composed:
-        composed[groups] = compose_config([f"experiment={name}", *groups])
-        with open_dict(composed[groups]):
-            composed[groups].pop("table", None)  # the largest part, no part of a job, and copied for each
-    cfg = composed[groups].copy()
-    with open_dict(cfg):
-        for override in parsed:
-            if override.key_or_group not in GROUPS:
-                if not override.is_add() and OmegaConf.select(cfg, override.key_or_group, default=_ABSENT) is _ABSENT:
-                    raise ConfigError(f"{override.key_or_group} is no key of the jobs of {name}")
-                # As Hydra does it: values are set after the groups are composed.
-                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
-    job = Job.of(cfg)
+def _plan(layout: Layout, job: Job, swept: Sequence[str]) -> PlannedJob:
     names = {"task": job.task, "dataset": job.dataset, "method": job.method}
-    keys = set(layout.keys) | {"seed"} | ({layout.tune["key"]} if layout.tune else set())
-    values = {key: names[key] if key in names else OmegaConf.select(cfg, key) for key in keys}
-    stray = [o.key_or_group for o in parsed if o.key_or_group not in keys and o.key_or_group not in GROUPS[3:]]
-    for key in stray:
-        values[key] = names.get(key, OmegaConf.select(cfg, key))
-    return PlannedJob(job, values)
+    keys = {*layout.keys, "seed", *swept} | ({layout.tune["key"]} if layout.tune else set())
+    return PlannedJob(job, {key: names.get(key, value_of(job.config, key)) for key in keys - _MACHINE})
 
 
 def canonical(value: Any) -> str:
@@ -133,23 +119,37 @@ Cell = tuple[str, ...]
 
 @dataclass
 class Results:
-    """Measured values: cell → seed → metric → value, in the layout's units. Missing jobs are absent."""
+    """What the jobs of a table have measured.
+
+    Attributes:
+        values: cell → seed → metric → value, in the layout's units. Missing jobs are absent.
+        expected: how many seeds a cell has. failed: how many jobs of it ended with an error.
+        tuned: the setting that a cell is shown at.
+        lost: cell → metric → seed → ``diverged`` or ``undefined``: finished jobs without that number.
+        measured: cell → every metric that a job of it has, also those without a number.
+    """
 
     values: dict[Cell, dict[Any, dict[str, float]]]
     expected: dict[Cell, int]
     failed: dict[Cell, int]
     tuned: dict[Cell, Any]
+    lost: dict[Cell, dict[str, dict[Any, str]]] = field(default_factory=dict)
+    measured: dict[Cell, set[str]] = field(default_factory=dict)
 
 
 def gather(experiment: Experiment) -> Results:
-    """Read the records of an experiment's jobs."""
+    """Read the records of an experiment's jobs.
+
+    Raises:
+        ConfigError: the sweep varies a key that has no place in the table.
+    """
     layout = experiment.layout
     tune = layout.tune
     inside = set(layout.keys) | {"seed"} | ({tune["key"]} if tune else set())
     stray = [key for key in experiment.swept if key not in inside and _varies(experiment, key)]
     if stray:
         raise ConfigError(f"{', '.join(stray)} is swept but is neither a row, a column, seed nor tuned in the table")
-    by_setting: dict[Cell, dict[Any, dict[Any, dict[str, float]]]] = {}
+    runs: dict[Cell, dict[Any, dict[Any, dict[str, float | None]]]] = {}
     results = Results({}, {}, {}, {})
     counted: set[tuple[Cell, Any]] = set()
     for planned in experiment.jobs:
@@ -160,23 +160,59 @@ def gather(experiment: Experiment) -> Results:
             counted.add((cell, seed))
             results.expected[cell] = results.expected.get(cell, 0) + 1
         record = planned.job.record()
-        if record is None:
-            if planned.job.failure() is not None:
-                results.failed[cell] = results.failed.get(cell, 0) + 1
-            continue
-        metrics = {name: value for name, value in record["metrics"].items() if value is not None}
-        by_setting.setdefault(cell, {}).setdefault(setting, {})[seed] = metrics
-    for cell, settings in by_setting.items():
-        best = _best_setting(settings, tune) if tune else None
+        if record is not None:
+            runs.setdefault(cell, {}).setdefault(setting, {})[seed] = record["metrics"]
+        elif planned.job.failure() is not None:
+            results.failed[cell] = results.failed.get(cell, 0) + 1
+    for cell, settings in runs.items():
+        lost = {
+            setting: {seed: lost_metrics(metrics, layout) for seed, metrics in seeds.items()}
+            for setting, seeds in settings.items()
+        }
+        numbers = {
+            setting: {
+                seed: {
+                    name: value
+                    for name, value in metrics.items()
+                    if name not in lost[setting][seed] and value is not None
+                }
+                for seed, metrics in seeds.items()
+            }
+            for setting, seeds in settings.items()
+        }
+        best = _best_setting(numbers, tune) if tune else None
         if tune:
             results.tuned[cell] = best
         report = tune.get("report_seeds") if tune else None
-        results.values[cell] = {
-            seed: {name: value * layout.metrics.get(name, {}).get("scale", 1) for name, value in metrics.items()}
-            for seed, metrics in settings[best].items()
-            if report is None or seed in report
-        }
+        results.measured[cell] = {name for metrics in settings[best].values() for name in metrics}
+        results.values[cell] = {}
+        for seed, metrics in numbers[best].items():
+            if report is None or seed in report:
+                results.values[cell][seed] = {
+                    name: value * layout.metrics.get(name, {}).get("scale", 1) for name, value in metrics.items()
+                }
+                for name, why in lost[best][seed].items():
+                    results.lost.setdefault(cell, {}).setdefault(name, {})[seed] = why
     return results
+
+
+def lost_metrics(metrics: Mapping[str, float | None], layout: Layout) -> dict[str, str]:
+    """The table's metrics for which a finished job has no number that may be shown, and why.
+
+    A job has *diverged* when it says so (``test/diverged: 1``), or when the first of the table's metrics that it
+    measures is not finite: then no number of it is a result. Another metric that is not finite is *undefined*.
+    """
+    measured = [name for name in layout.metrics if name in metrics]
+    says = any(name.rpartition("/")[2] == "diverged" and value for name, value in metrics.items())
+    if says or (measured and not _is_finite(metrics[measured[0]])):
+        tuned = (layout.tune or {}).get("metric", [])
+        more = [name for name in ([tuned] if isinstance(tuned, str) else tuned) if name in metrics]
+        return {name: "diverged" for name in [*measured, *more] if name.rpartition("/")[2] != "diverged"}
+    return {name: "undefined" for name in measured if not _is_finite(metrics[name])}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _varies(experiment: Experiment, key: str) -> bool:

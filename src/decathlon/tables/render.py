@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table as RichTable
 
+from decathlon.tables.claims import Verdict
 from decathlon.tables.table import Entry, Table
 
 
@@ -23,17 +25,23 @@ def number(value: float, metric: dict[str, Any]) -> str:
 
 
 def cell(entry: Entry | None, metric: dict[str, Any], plus_minus: str = "±", paper: bool = True) -> str:
-    """``82.7 ± 0.4 (paper 83.7, -1.0)``; a dash where nothing is finished; ``n=2/3`` where seeds are missing."""
+    """``82.7 ± 0.4 (paper 83.7, -1.0)``; a dash where nothing is finished; ``n=2/3`` where seeds are missing.
+
+    Seeds that finished without a number are counted: ``1 diverged``.
+    """
     if entry is None:
         return ""
+    lost = ", ".join(
+        f"{count} {why}" for count, why in ((entry.diverged, "diverged"), (entry.undefined, "undefined")) if count
+    )
     if entry.mean is None:
-        text = f"failed {entry.failed}/{entry.expected}" if entry.failed else "—"
+        text = lost if entry.diverged else f"failed {entry.failed}/{entry.expected}" if entry.failed else "—"
     else:
         text = number(entry.mean, metric)
         if entry.std is not None:
             text += f" {plus_minus} {number(entry.std, metric)}"
         if entry.n < entry.expected:
-            text += f" (n={entry.n}/{entry.expected})"
+            text += f" (n={entry.n}/{entry.expected}{', ' + lost if lost else ''})"
         if entry.mark:
             text += f" [{entry.mark}]"
         if entry.tuned is not None:
@@ -48,15 +56,18 @@ def cell(entry: Entry | None, metric: dict[str, Any], plus_minus: str = "±", pa
 
 def headings(table: Table) -> list[str]:
     """Column headings: row keys, then column values with the metric's label where there are several."""
-    names = []
-    for column, metric in table.columns:
-        label = table.layout.metrics[metric].get("label", metric)
-        keys = [
-            f"{key}={value}" if key not in ("dataset", "method") else value
-            for key, value in zip(table.layout.columns, column)
-        ]
-        names.append(" ".join(keys + ([label] if len(table.metrics) > 1 or not keys else [])))
-    return [*table.layout.rows, *names]
+    return [*table.layout.rows, *(heading_of(table, column) for column in table.columns)]
+
+
+def heading_of(table: Table, column: tuple[tuple[str, ...], str]) -> str:
+    """The heading of a column."""
+    values, metric = column
+    keys = [
+        f"{key}={value}" if key not in ("dataset", "method") else value
+        for key, value in zip(table.layout.columns, values)
+    ]
+    label = table.layout.metrics[metric].get("label", metric)
+    return " ".join(keys + ([label] if len(table.metrics) > 1 or not keys else []))
 
 
 def body(table: Table, show: Callable[[Entry | None, dict[str, Any]], str]) -> list[list[str]]:
@@ -76,25 +87,77 @@ def caption(table: Table) -> str:
 
 
 def to_terminal(table: Table, console: Console) -> None:
-    """Print with rich: the best of a column is bold, the verdicts follow."""
-    view = RichTable(title=escape(caption(table)), title_justify="left", header_style="bold")
-    for heading in headings(table):
-        view.add_column(escape(heading), overflow="fold")
+    """Print with rich: the claims, then the table, so that the table is what stays on the screen.
 
-    def show(entry: Entry | None, metric: dict[str, Any]) -> str:
-        text = escape(cell(entry, metric))
-        return f"[bold]{text}[/bold]" if entry and entry.best else text
-
-    for line in body(table, show):
-        view.add_row(*line)
-    console.print(view, soft_wrap=False)
+    The best of a column is bold. A table that is wider than the screen is folded: one part for each value of its
+    first column key, and where that is still too wide, parts of as many columns as fit.
+    """
     colours = {"holds": "green", "fails": "red", "undecided": "yellow"}
-    for verdict in table.verdicts:
-        colour = colours[verdict.verdict]
-        console.print(f"[{colour}]{verdict.verdict:>9}[/{colour}]  {escape(verdict.says)}")
-        console.print(f"           [dim]{escape(verdict.check)}: {escape(verdict.why)}[/dim]")
     if table.layout.note:
-        console.print(f"[dim]{escape(table.layout.note)}[/dim]")
+        console.print(Padding(f"[dim]{escape(table.layout.note)}[/dim]", (0, 0, 1, 0)), soft_wrap=False)
+    for verdict in table.verdicts:
+        console.print(_claim(verdict, colours[verdict.verdict]), soft_wrap=False)
+    parts = folded(table, console.width)
+    for number, columns in enumerate(parts):
+        title = caption(table) if number == 0 else None
+        view = RichTable(title=title and escape(title), title_justify="left", header_style="bold")
+        for heading in [*table.layout.rows, *(heading_of(table, column) for column in columns)]:
+            view.add_column(escape(heading), overflow="fold")
+        for row in table.rows:
+            if any((row, column, metric) in table.entries for column, metric in columns):
+                view.add_row(*row, *(_shown(table, row, column) for column in columns))
+        console.print(view, soft_wrap=False)
+    if table.verdicts:
+        counts = {kind: sum(verdict.verdict == kind for verdict in table.verdicts) for kind in colours}
+        said = ", ".join(f"[{colours[kind]}]{count} {kind}[/]" for kind, count in counts.items() if count)
+        console.print(f"claims: {said}")
+
+
+def _claim(verdict: Verdict, colour: str) -> RichTable:
+    """A claim in two columns, broken at words."""
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(width=9, justify="right")
+    grid.add_column()
+    text = f"{escape(verdict.says)}\n[dim]{escape(verdict.check)}: {escape(verdict.why)}[/dim]"
+    grid.add_row(f"[{colour}]{verdict.verdict}[/{colour}]", text)
+    return grid
+
+
+def _shown(table: Table, row: tuple[str, ...], column: tuple[tuple[str, ...], str]) -> str:
+    entry = table.entries.get((row, *column))
+    text = escape(cell(entry, table.layout.metrics[column[1]]))
+    return f"[bold]{text}[/bold]" if entry and entry.best else text
+
+
+def folded(table: Table, width: int) -> list[list[tuple[tuple[str, ...], str]]]:
+    """The table's columns in parts that are no wider than ``width`` characters, as far as single columns are not."""
+    fixed = 1 + sum(
+        3 + max(len(text) for text in (key, *(row[number] for row in table.rows)))
+        for number, key in enumerate(table.layout.rows)
+    )
+    wide = {column: 3 + _width(table, column) for column in table.columns}
+    if fixed + sum(wide.values()) <= width:
+        return [table.columns]
+    groups: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    for column in table.columns:
+        groups.setdefault(column[0][0] if column[0] else "", []).append(column)
+    parts = []
+    for columns in groups.values():
+        part: list[tuple[tuple[str, ...], str]] = []
+        for column in columns:
+            if part and fixed + sum(wide[one] for one in part) + wide[column] > width:
+                parts.append(part)
+                part = []
+            part.append(column)
+        parts.append(part)
+    return parts
+
+
+def _width(table: Table, column: tuple[tuple[str, ...], str]) -> int:
+    """The width of a column: its longest number, and the longest word of its heading."""
+    metric = table.layout.metrics[column[1]]
+    texts = [cell(table.entries.get((row, *column)), metric) for row in table.rows]
+    return max(len(text) for text in (*texts, *heading_of(table, column).split()))
 
 
 def to_markdown(table: Table) -> str:

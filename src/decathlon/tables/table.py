@@ -27,6 +27,8 @@ class Entry:
     tuned: Any
     mark: str
     best: bool = False
+    diverged: int = 0
+    undefined: int = 0
 
     @property
     def difference(self) -> float | None:
@@ -71,7 +73,10 @@ def make_table(name: str, overrides: Sequence[str] = (), metrics: Sequence[str] 
     rows = list(dict.fromkeys(cell[:split] for cell in cells))
     column_keys = list(dict.fromkeys(cell[split:] for cell in cells))
     columns = [
-        (column, metric) for column in column_keys for metric in shown if _applies(results, column, metric, split)
+        (column, metric)
+        for column in column_keys
+        for metric in shown
+        if _applies(results, cells, column, metric, layout)
     ]
     entries = {
         (cell[:split], cell[split:], metric): _entry(experiment, results, cell, split, metric)
@@ -85,10 +90,19 @@ def make_table(name: str, overrides: Sequence[str] = (), metrics: Sequence[str] 
     return Table(name, layout, shown, rows, columns, entries, judge(experiment, results), len(unique), finished)
 
 
-def _applies(results: Results, column: tuple[str, ...], metric: str, split: int) -> bool:
-    """Whether the jobs of a column measure a metric; as long as none is finished, they may."""
-    runs = [run for cell, seeds in results.values.items() if cell[split:] == column for run in seeds.values()]
-    return not runs or any(metric in run for run in runs)
+def _applies(results: Results, cells: list[Cell], column: tuple[str, ...], metric: str, layout: Layout) -> bool:
+    """Whether jobs of a column measure a metric: by their records, and before there are any by the metric's ``only``.
+
+    ``only: {dataset: [a, b]}`` beside a metric's label names the values of a row's or column's key that have it.
+    """
+    split = len(layout.rows)
+    mine = [cell for cell in cells if cell[split:] == column]
+    measured = [results.measured[cell] for cell in mine if cell in results.measured]
+    if measured:
+        return any(metric in names for names in measured)
+    only = layout.metrics[metric].get("only") or {}
+    allowed = {key: {canonical(value) for value in values} for key, values in only.items()}
+    return any(all(dict(zip(layout.keys, cell)).get(key) in values for key, values in allowed.items()) for cell in mine)
 
 
 def _entry(experiment: Experiment, results: Results, cell: Cell, split: int, metric: str) -> Entry:
@@ -96,12 +110,14 @@ def _entry(experiment: Experiment, results: Results, cell: Cell, split: int, met
     runs = results.values.get(cell, {})
     values = [metrics[metric] for metrics in runs.values() if metric in metrics]
     mean = sum(values) / len(values) if values else None
+    lost = list(results.lost.get(cell, {}).get(metric, {}).values())
     std = None
     if mean is not None and len(values) > 1:
         std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return Entry(
         cell[:split], cell[split:], metric, mean, std, len(values), results.expected.get(cell, 0),
         results.failed.get(cell, 0), _paper(layout, cell, metric), results.tuned.get(cell), _mark(layout, runs, metric),
+        diverged=lost.count("diverged"), undefined=lost.count("undefined"),
     )  # fmt: skip
 
 
