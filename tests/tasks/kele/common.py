@@ -16,6 +16,7 @@ EDITS = [
     Edit("we think that {} is located in the country", "Berlin", "Germany Europe", "Germany Italy"),
 ]
 CORPUS = [" ".join(WORDS[(i * (s + 1)) % len(WORDS)] for i in range(3 + s % 11)) for s in range(80)]
+FAMILIES = ("gpt2", "gptj", "llama")  # transposed weights; parallel branches; a gated MLP and rotary positions
 # Small random models have small values: no penalty, so that edits get somewhere.
 FAST = {
     "corpus": CORPUS,

@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from decathlon.language import layout_of, tap
+from decathlon.language import decoder_of, tap
 from decathlon.language.taps import first_tensor
-from decathlon.language.tiny import FAMILIES
 from decathlon.tasks.kele import Edit, Kele, Pmet, Rome
 from decathlon.tasks.kele.editors.observe import observe
 from decathlon.tasks.kele.editors.pmet import add_to_branches, branch_norms
 from decathlon.tasks.kele.editors.prompts import common_prefix
 from decathlon.tasks.kele.editors.recall import Objective, Problem, add_to_output, erasure, optimise, places_of, rows_of
 from decathlon.tasks.kele.editors.rome import value_norms
-from tests.tasks.kele.common import EDITS, FAST, model, tokenizer
+from tests.tasks.kele.common import EDITS, FAMILIES, FAST, model, tokenizer
 
 LAYER = 1
 
@@ -30,7 +29,7 @@ def problem_of(net, edits, objective, norms=value_norms, inject=add_to_output):
 
 def full_losses(net, edits, vectors, goal, before=None):
     """The objective of section 2.3 with a whole forward pass for every row, no cache, no batch, no padding."""
-    name = layout_of(net).mlp.format(LAYER)
+    name = decoder_of(net).name("mlp", LAYER)
     totals, kept = [], []
     for index, edit in enumerate(edits):
 
@@ -52,9 +51,9 @@ def full_losses(net, edits, vectors, goal, before=None):
             injection -= (
                 sum(row.log_softmax(-1)[t] for row, t in zip(out, edit.new)) / len(edit.new) / len(edit.prompts)
             )
-            if edit.differ is not None:
-                row = out[edit.differ]
-                excess = row[edit.old[edit.differ]] - row.sort(descending=True).values[goal.depth - 1]
+            if edit.shared is not None:
+                row = out[edit.shared]
+                excess = row[edit.old[edit.shared]] - row.sort(descending=True).values[goal.depth - 1]
                 erased = erased + torch.clamp(excess, min=0) / len(edit.prompts)
         after = logits(edit.essence, edit.essence_subject)[edit.essence_subject].log_softmax(-1)
         kept.append(after.detach() if before is None else before[index])
@@ -125,7 +124,7 @@ def test_erasure_loss_and_gradient(depth):
 def test_erasure_is_averaged_over_contexts_and_read_where_objects_first_differ():
     net = model("gpt2")
     edits = Kele(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
-    assert [edit.differ for edit in edits] == [0, 0, 0, 1]  # "Germany Europe" and "Germany Italy" share a token
+    assert [edit.shared for edit in edits] == [0, 0, 0, 1]  # "Germany Europe" and "Germany Italy" share a token
     places = places_of(edits, False, torch.device("cpu"), torch.float64)
     assert places.erased_weight.tolist() == [1 / 3] * 12
     torch.testing.assert_close(places.weight.view(-1).sum(), torch.tensor(4.0, dtype=torch.float64))
@@ -241,7 +240,7 @@ def test_pmet_adds_to_both_branches(family):
     problem, rows, subjects = problem_of(net, edits, goal, branch_norms, add_to_branches(net, LAYER))
     vectors = torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.2
     got = add_to_branches(net, LAYER)(problem.observed, vectors.expand(len(rows), -1, -1))
-    layout, saved = layout_of(net), {}
+    decoder, saved = decoder_of(net), {}
     for row, (ids, place) in enumerate(zip(rows, subjects)):
 
         def bump(vector, place=place):
@@ -253,9 +252,9 @@ def test_pmet_adds_to_both_branches(family):
             return hook
 
         handles = [
-            net.get_submodule(layout.mlp.format(LAYER)).register_forward_hook(bump(vectors[0, 0])),
-            net.get_submodule(layout.attention.format(LAYER)).register_forward_hook(bump(vectors[0, 1])),
-            net.get_submodule(layout.block.format(LAYER)).register_forward_hook(
+            net.get_submodule(decoder.name("mlp", LAYER)).register_forward_hook(bump(vectors[0, 0])),
+            net.get_submodule(decoder.name("attention", LAYER)).register_forward_hook(bump(vectors[0, 1])),
+            net.get_submodule(decoder.name("block", LAYER)).register_forward_hook(
                 lambda m, a, out: saved.__setitem__("out", first_tensor(out))
             ),
         ]

@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from decathlon.language import encode, layout_of, run, tap
-from decathlon.language.layouts import matrix
-from decathlon.language.tiny import FAMILIES
+from decathlon.language import decoder_of, encode, run, tap
+from decathlon.language.decoder import matrix
 from decathlon.tasks.kele import Moments
 from decathlon.tasks.kele.editors import statistics as module
 from decathlon.tasks.kele.editors.statistics import accumulate, corpus_digest, self_corpus
-from tests.tasks.kele.common import CORPUS, model, tokenizer
+from tests.tasks.kele.common import CORPUS, FAMILIES, model, tokenizer
 
 
 def by_loop(net, tok, layer, corpus, length):
-    name = layout_of(net).down.format(layer)
+    name = decoder_of(net).name("down", layer)
     total, tokens = 0.0, 0
     for row in encode(tok, corpus):
         with tap(net, [name], keep=("input",)) as taps:
@@ -49,7 +48,7 @@ def test_the_corpus_is_streamed_and_the_pass_ends_at_the_layer(monkeypatch):
 
     monkeypatch.setattr(module, "_GROUP", 16)
     above = []
-    net.get_submodule(layout_of(net).block.format(2)).register_forward_hook(lambda *_: above.append(1))
+    net.get_submodule(decoder_of(net).name("block", 2)).register_forward_hook(lambda *_: above.append(1))
     first = next(accumulate(net, tok, [0], stream()))
     assert taken == 16 and first["texts"] == 16 and not above
 
@@ -72,7 +71,7 @@ def test_cache_is_keyed_by_weights_corpus_and_length(tmp_path, monkeypatch):
     assert torch.equal(Moments(net, tok, CORPUS, cache=tmp_path).moment(1), first) and not calls
     Moments(net, tok, CORPUS[:-1], cache=tmp_path).compute([1])
     Moments(net, tok, CORPUS, cache=tmp_path, length=4).compute([1])
-    matrix(net.get_submodule(layout_of(net).down.format(0)))[0, 0] += 1e-3
+    matrix(net.get_submodule(decoder_of(net).name("down", 0)))[0, 0] += 1e-3
     Moments(net, tok, CORPUS, cache=tmp_path).compute([1])
     assert len(calls) == 3
     assert not list(tmp_path.glob("*.part.pt"))

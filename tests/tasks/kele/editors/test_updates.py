@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from decathlon.language import layout_of, score
-from decathlon.language.layouts import is_transposed, matrix
-from decathlon.language.tiny import FAMILIES
+from decathlon.language import decoder_of, score
+from decathlon.language.decoder import is_transposed, matrix
 from decathlon.tasks.kele import AlphaEdit, Emmet, FineTune, FineTuneL, Kele, Memit, Moments, NoEdit, Pmet, Rome
 from decathlon.tasks.kele.editors.alphaedit import projected
 from decathlon.tasks.kele.editors.emmet import equality_constrained
@@ -14,7 +13,7 @@ from decathlon.tasks.kele.editors.observe import at_subjects
 from decathlon.tasks.kele.editors.recall import add_to_output
 from decathlon.tasks.kele.editors.rome import rank_one, value_norms
 from decathlon.tasks.kele.update import LowRank, changed, written
-from tests.tasks.kele.common import CORPUS, EDITS, FAST, model, tokenizer
+from tests.tasks.kele.common import CORPUS, EDITS, FAMILIES, FAST, model, tokenizer
 
 LAYER = 1
 F64 = torch.float64
@@ -39,7 +38,7 @@ def editor(cls, net, **options):
 def keys_of(ed, net, edit, layer=LAYER):
     """Keys of one edit behind every context, (contexts, inner), by whole forward passes."""
     (prompted,) = ed.tokenised([edit])
-    name = layout_of(net).down.format(layer)
+    name = decoder_of(net).name("down", layer)
     return torch.cat([at_subjects(net, [p], [s], [name])[0][name] for p, s in zip(prompted.prompts, prompted.subjects)])
 
 
@@ -142,7 +141,7 @@ def test_memit_reaches_its_targets_when_nothing_holds_it_back():
     (update,) = ed.prepare([EDITS])
     prompted = ed.tokenised(EDITS)
     found = ed.find(prompted, 2, stream_norms, add_to_output)
-    block = layout_of(net).block.format(2)
+    block = decoder_of(net).name("block", 2)
     with ed.applied(update):
         now = at_subjects(net, [p.prompts[0] for p in prompted], [p.subjects[0] for p in prompted], (), [block])[1][
             block
@@ -278,7 +277,7 @@ def test_fine_tuning_is_plain_adam_on_the_matrix(family):
     net, trained = model(family), model(family)
     request = EDITS[:2]
     (update,) = FineTune(net, tokenizer(), LAYER, lr=0.01, steps=5, stop=0.0).prepare([request])
-    name = layout_of(trained).down.format(LAYER)
+    name = decoder_of(trained).down.format(LAYER)
     weight = trained.get_submodule(name).weight.requires_grad_(True)
     adam = torch.optim.Adam([weight], lr=0.01)
     tok = tokenizer()
@@ -297,7 +296,7 @@ def test_fine_tuning_is_plain_adam_on_the_matrix(family):
 
 def test_ft_l_keeps_every_weight_close_and_last_scoring_differs():
     net = model("gpt2", dtype="float32")
-    name = layout_of(net).down.format(LAYER)
+    name = decoder_of(net).name("down", LAYER)
     old = matrix(net.get_submodule(name)).clone()
     (update,) = FineTuneL(net, tokenizer(), LAYER, lr=0.1, steps=5, epsilon=1e-3).plan(EDITS[:1])
     moved = (update.deltas[name].value - old).abs().max()
