@@ -1,8 +1,6 @@
 """Loading, layouts, taps, and forward passes that go on from the middle."""
 
-import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from decathlon.language import (
     word_tokenizer,
 )
 from decathlon.language.decoder import is_transposed, matrix
-from decathlon.language.fingerprint import fingerprint
+from decathlon.language.fingerprint import fingerprint, tokenizer_fingerprint
 from decathlon.language.forward import hidden_states
 from decathlon.language.masks import masks_of
 from decathlon.language.resume import Past, upper_blocks
@@ -74,11 +72,11 @@ def test_gguf_file_is_dequantised_once(tmp_path, monkeypatch):
     assert len(generate(model, tokenizer, ["a b"], 3)) == 1
 
 
-def write_gguf(gguf, path: Path) -> Path:
+def write_gguf(gguf, path: Path, seed: int = 0) -> Path:
     """A random LLaMA of two layers with Q8_0 matrices."""
     import numpy as np
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
     width, inner, heads, words = 64, 96, 4, ["<s>", "</s>", "<|endoftext|>", *"abcdefgh", "ab"]
     writer.add_block_count(2)
@@ -120,6 +118,16 @@ def write_gguf(gguf, path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_another_gguf_file_of_the_same_name_is_another_model(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_gguf(gguf, tmp_path / name / "small.gguf", seed=ord(name))
+    one, other = (load(tmp_path / name / "small.gguf", root=tmp_path)[0] for name in ("a", "b"))
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_smollm2_comes_out_of_its_wheel_and_stays(tmp_path, monkeypatch):
@@ -228,6 +236,26 @@ def test_fingerprint_sees_every_weight_and_nothing_else(model):
     assert fingerprint(model) == before
 
 
+def test_fingerprint_sees_the_config_and_the_places_of_weights():
+    model = tiny_model("gpt2", 40)
+    before = fingerprint(model)
+    model.config.activation_function = "relu"
+    assert fingerprint(model) != before
+    model.config.activation_function = "gelu_new"
+    assert fingerprint(model) == before
+    flat = model.get_input_embeddings().weight.view(-1)
+    flat[[5, 6]] = flat[[6, 5]]  # the sum of all is the same
+    assert fingerprint(model) != before
+
+
+def test_tokenizer_fingerprint_sees_the_vocabulary_and_not_the_last_call():
+    a, b = word_tokenizer(WORDS), word_tokenizer(WORDS[::-1])
+    before = tokenizer_fingerprint(a)
+    a(["the capital", "of"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_fingerprint(a) == before == tokenizer_fingerprint(word_tokenizer(WORDS))
+    assert tokenizer_fingerprint(b) != before
+
+
 def test_unsupported_family():
     from transformers import BertConfig, BertLMHeadModel
 
@@ -236,11 +264,3 @@ def test_unsupported_family():
     )
     with pytest.raises(ValueError, match="model type 'bert' is not supported; choose one of gpt2"):
         score(model, word_tokenizer(WORDS), ["the"], ["capital"])
-
-
-def test_the_domain_package_needs_no_lightning_and_no_hydra():
-    code = (
-        "import sys, decathlon.language; "
-        "assert not {'lightning', 'hydra', 'omegaconf', 'decathlon.tasks'} & set(sys.modules), 'too much imported'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

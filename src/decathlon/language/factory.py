@@ -64,5 +64,5 @@ def new_llama(
         use_cache=False,
     )
     with seeded("model", seed):
-        model = LlamaForCausalLM(config)
+        model: Any = LlamaForCausalLM(config)
     return model.to(dtype).train()

@@ -28,7 +28,7 @@ def problem_of(net, edits, objective, norms=value_norms, inject=add_to_output):
 
 
 def full_losses(net, edits, vectors, goal, before=None):
-    """The objective of section 2.3 with a whole forward pass for every row, no cache, no batch, no padding."""
+    """The objective with a whole forward pass for every row, no cache, no batch, no padding."""
     name = decoder_of(net).name("mlp", LAYER)
     totals, kept = [], []
     for index, edit in enumerate(edits):
@@ -103,7 +103,7 @@ def test_kl_directions():
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 20])
 def test_erasure_loss_and_gradient(depth):
-    """Check 2: zero with zero gradient at rank >= k, else +1 and -1 (per row), and invariant to D -> D + const."""
+    """Zero with zero gradient at rank >= k, else +1 and -1 (per row), and invariant to D -> D + const."""
     logits = torch.randn(200, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     old = torch.randint(0, 30, (200,), generator=torch.Generator().manual_seed(2))
     loss = erasure(logits, old, depth)
@@ -126,12 +126,12 @@ def test_erasure_is_averaged_over_contexts_and_read_where_objects_first_differ()
     edits = Kele(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
     assert [edit.shared for edit in edits] == [0, 0, 0, 1]  # "Germany Europe" and "Germany Italy" share a token
     places = places_of(edits, False, torch.device("cpu"), torch.float64)
-    assert places.erased_weight.tolist() == [1 / 3] * 12
-    torch.testing.assert_close(places.weight.view(-1).sum(), torch.tensor(4.0, dtype=torch.float64))
+    assert places.erased.weight.tolist() == [1 / 3] * 12
+    torch.testing.assert_close(places.new.weight.sum(), torch.tensor(4.0, dtype=torch.float64))
     last = edits[3]
-    for entry in places.erased[-3:].tolist():
+    for entry in places.erased_at[-3:].tolist():
         # the entry that predicts the second token, with the first one teacher-forced
-        assert int(places.token[entry]) == last.new[1] and int(places.old[-1]) == last.old[1]
+        assert int(places.new.token[entry]) == last.new[1] and int(places.erased.token[-1]) == last.old[1]
     assert common_prefix([1, 2], [1, 2, 3]) is None and common_prefix([1], [2]) == 0
 
 
@@ -147,7 +147,7 @@ def test_erasure_is_off_and_noted_when_one_object_begins_with_the_other(caplog):
 
 
 def test_kele_with_depth_one_or_alpha_zero_is_rome():
-    """Check 1 and 2: the same weights to the last bit."""
+    """The same weights to the last bit."""
     for family in FAMILIES:
         net = model(family, dtype="float32")
         updates = [
@@ -202,7 +202,6 @@ def test_optimiser_is_adam_with_clamp_and_early_stop(family):
 
 
 def test_clamp_holds_after_every_step_and_one_step_is_none():
-    """Check 9."""
     net = model("llama")
     edits = Rome(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
     goal = Objective(lr=0.5, steps=10, stop=0.0, clamp=0.4, beta=0.0, omega=0.0)
@@ -219,7 +218,7 @@ def test_clamp_holds_after_every_step_and_one_step_is_none():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batch_size_and_neighbours_do_not_change_an_edit(family):
-    """Check 8: all at once, in pairs, and one by one; rows of other lengths beside it mean other padding."""
+    """All at once, in pairs, and one by one; rows of other lengths beside it mean other padding."""
     net = model(family)
     updates = [
         Kele(net, tokenizer(), LAYER, depth=20, max_tokens=tokens, **FAST).plan(EDITS) for tokens in (None, 40, 1)
