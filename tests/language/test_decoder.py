@@ -117,7 +117,7 @@ def test_what_it_does_not_know_is_refused_in_one_line():
         decoder_of(Shaped("bert"))
     wrapped = torch.nn.Module()
     wrapped.config = tiny_model("llama", 20).config
-    with pytest.raises(ValueError, match="this llama model has no module model.layers.0: pass the plain"):
+    with pytest.raises(ValueError, match=r"this llama model has no module model\.layers\.0: pass the plain"):
         decoder_of(wrapped)
     quantised = tiny_model("llama", 20)
     quantised.model.layers[0].mlp.down_proj.weight.data = torch.zeros(32, 96, dtype=torch.int8)

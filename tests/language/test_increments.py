@@ -57,15 +57,13 @@ def test_factors_get_gradients_and_shared_ones_serve_all_rows():
 def test_bad_increments_are_one_line():
     model = tiny_model("llama", 40).double()
     a, b = factors(decoder_of(model), "q", rows=2)
-    with pytest.raises(ValueError, match="increments of 2 rows for a batch of 3"):
-        with incremented(model, {("q", 1): Increment(a, b)}):
-            model(IDS)
-    with pytest.raises(ValueError, match=r"do not fit down of layer 1, which maps 96 to 32"):
-        with incremented(model, {("down", 1): Increment(a, b)}):
-            pass
+    change = Increment(a, b)
+    with pytest.raises(ValueError, match="of 2 rows for a batch of 3"), incremented(model, {("q", 1): change}):
+        model(IDS)
+    with pytest.raises(ValueError, match="do not fit down of layer 1, which maps 96 to 32"):
+        incremented(model, {("down", 1): change}).__enter__()
     with pytest.raises(ValueError, match="a gpt2 block has no gate"):
-        with incremented(tiny_model("gpt2", 40), {("gate", 1): Increment(a, b)}):
-            pass
+        incremented(tiny_model("gpt2", 40), {("gate", 1): change}).__enter__()
 
 
 def test_activation_statistics_are_those_of_all_real_tokens():

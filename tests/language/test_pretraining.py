@@ -73,10 +73,7 @@ def test_a_stream_comes_back_from_disk(tmp_path, vocabulary, width):
     windows = Windows(file, 4)
     assert torch.equal(torch.cat([windows[i] for i in range(len(windows))]), torch.tensor(file.tokens[:16].tolist()))
     assert windows.documents(1).tolist() == [1, 1, 2, 2]
-    assert [w.tolist() for w in (Windows(file, 4, stride=1)[1], Windows(file, 17)[0][:2])] == [
-        [2, 3, 9, 65_535],
-        [1, 2],
-    ]
+    assert Windows(file, 4, stride=1)[1].tolist() == [2, 3, 9, 65_535] and len(Windows(file, 17)) == 1
     ids, mask = Documents(file, 3, padding=7)[1]
     assert ids.tolist() == [65_535, 9, 7] and mask.tolist() == [1, 1, 0]
     assert Documents(file, 3)[2][0].tolist() == [0, 1, 2]

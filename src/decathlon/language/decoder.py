@@ -156,6 +156,7 @@ class Projection:
         """The module's output, a new tensor, with ``change`` (..., outputs) added to this map's part of it."""
         if self.rows is None:
             return output + change
+        change = change.expand(*output.shape[:-1], self.outputs)
         return output.index_add(-1, self.rows.to(output.device), change)
 
 
