@@ -202,8 +202,8 @@ def pick(logits: Tensor, u: Tensor, top_k: int, likeliest: int = _LIKELIEST) -> 
 
     Args:
         logits: (rows, vocabulary). u: (rows,), uniform in [0, 1), float64. top_k: as in ``sample``.
-        likeliest: so many tokens are put in order at first; a row whose ``u`` lies beyond them gets all in order. The
-            result does not depend on it: it saves sorting a whole vocabulary for each token that is drawn.
+        likeliest: so many tokens are put in order at first; where ``u`` lies beyond them, 16 times as many. The result
+            does not depend on it: it saves sorting a whole vocabulary for each token that is drawn.
     """
     wide = logits.double()
     count = min(top_k, logits.shape[-1])
@@ -218,5 +218,5 @@ def pick(logits: Tensor, u: Tensor, top_k: int, likeliest: int = _LIKELIEST) -> 
     picked = tokens.gather(1, place.clamp(max=first - 1)[:, None])[:, 0]
     beyond = place == first
     if not whole and bool(beyond.any()):
-        picked[beyond] = pick(logits[beyond], u[beyond], top_k, count)
+        picked[beyond] = pick(logits[beyond], u[beyond], top_k, 16 * likeliest)
     return picked

@@ -233,10 +233,11 @@ def test_edits_that_did_not_take_are_named(caplog):
         pass
     assert "plain generation after 'Paris is the capital of' does not say 'Italy'" in caplog.text
     caplog.clear()
-    with Rome(net, tok, 1, key_mode="rome", **FAST | {"contexts": [], "steps": 60, "stop": 0.01}).apply(EDITS[:1]):
-        inputs = tok(EDITS[0].text, return_tensors="pt")
+    edit = EDITS[2]  # its subject ends the prompt, so the last layer can say anything
+    with Rome(net, tok, 3, beta=0.0, **FAST | {"contexts": [], "steps": 60}).apply([edit]):
+        inputs = tok(edit.text, return_tensors="pt")
         said = net.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=1)
-    assert tok.decode(said[0, -1]) == "Italy"
+    assert tok.decode(said[0, -1]) == edit.new
     assert not caplog.records
 
 

@@ -65,9 +65,13 @@ def full_losses(net, edits, vectors, goal, before=None):
     return torch.stack(totals), kept
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_whole_forward_passes(family):
-    net = model(family)
+OTHERS = [("gpt_neox", None), ("mistral", 4), ("phi3", None), ("qwen2", 4), ("qwen3", None)]
+
+
+@pytest.mark.parametrize(("family", "window"), [*((family, None) for family in FAMILIES), *OTHERS])
+def test_losses_and_gradients_are_those_of_whole_forward_passes(family, window):
+    """Also where rows are longer than a sliding window, in all layers (Mistral) or in the upper half (Qwen2)."""
+    net = model(family, window=window)
     goal = Objective(alpha=0.7, depth=20, beta=0.3, omega=0.2)
     edits = Rome(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
     problem, _, _ = problem_of(net, edits, goal)

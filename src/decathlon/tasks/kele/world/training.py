@@ -152,7 +152,8 @@ def train(config: WorldTraining, world: World | None = None) -> GPT2LMHeadModel:
             {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
-        rate = schedule("cosine", config.steps, config.warmup, end=0.1)
+        # Where the training is shorter than its warm-up it ends within it.
+        rate = schedule("cosine", max(config.steps, config.warmup + 1), config.warmup, end=0.1)
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * rate(step)
