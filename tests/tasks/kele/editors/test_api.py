@@ -225,20 +225,20 @@ def test_the_space_before_an_object_is_the_scripts(prompt, name, expected):
 def test_edits_that_did_not_take_are_named(caplog):
     net, tok = model("gpt2"), tokenizer()
     Rome(net, tok, 1, **FAST | {"steps": 1}).plan(EDITS)
-    (line,) = [record.getMessage() for record in caplog.records if "did not take" in record.getMessage()]
-    assert line.startswith("4 edits did not take: 'Paris is the capital of' -> 'Italy' with P(new) = ")
+    (line,) = [record.getMessage() for record in caplog.records if "not have taken" in record.getMessage()]
+    assert line.startswith("4 edits may not have taken: 'Paris is the capital of' -> 'Italy' with P(new) = ")
     assert line.endswith("and 1 more")
     caplog.clear()
     with Rome(net, tok, 1, **FAST | {"steps": 1}).apply(EDITS[:1]):
         pass
     assert "plain generation after 'Paris is the capital of' does not say 'Italy'" in caplog.text
     caplog.clear()
-    edit = EDITS[2]  # its subject ends the prompt, so the last layer can say anything
-    with Rome(net, tok, 3, beta=0.0, **FAST | {"contexts": [], "steps": 60}).apply([edit]):
+    edit = EDITS[2]
+    with FineTune(net, tok, 3, lr=0.02, steps=100, stop=0.1).apply([edit]):
         inputs = tok(edit.text, return_tensors="pt")
         said = net.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=1)
     assert tok.decode(said[0, -1]) == edit.new
-    assert not caplog.records
+    assert "plain generation" not in caplog.text
 
 
 def test_texts_that_begin_otherwise_than_in_plain_generation_are_said(caplog):

@@ -123,7 +123,7 @@ class BaseEditor:
     def prepare(self, requests: Sequence[Sequence[Edit]]) -> list[Update]:
         """The update of each request on its own: a request is the list of edits that are to hold together.
 
-        It warns if texts begin otherwise here than in plain generation, and names the edits that did not take.
+        It warns if texts begin otherwise here than in plain generation, and names the edits that may not have taken.
         """
         if isinstance(requests, Edit) or any(isinstance(request, Edit) for request in requests):
             raise ValueError("prepare takes requests, each a list of Edit: prepare([[edit]]), or plan([edit])")
@@ -170,7 +170,7 @@ class BaseEditor:
                     failed.append(f"{edit.text!r} -> {edit.new!r} with P(new) = {note['p_new']:.2g}")
         if failed:
             more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-            log.warning("%d edits did not take: %s%s", len(failed), "; ".join(failed[:_NAMED]), more)
+            log.warning("%d edits may not have taken: %s%s", len(failed), "; ".join(failed[:_NAMED]), more)
 
     def plan(self, edits: Sequence[Edit]) -> list[Update]:
         """The update of each edit on its own: ``prepare`` with one edit per request."""
