@@ -35,10 +35,10 @@ def surroundings_pinn() -> dict[str, Any]:
 def surroundings_kele() -> dict[str, Any]:
     from decathlon.language.tiny import tiny_model, word_tokenizer
 
-    tokenizer = word_tokenizer(["Paris", "is", "the", "capital", "of", "France", "Italy"])
+    tokenizer = word_tokenizer(["Paris", "The", "city", "of", "is", "in", "France", "Italy"])
     model = tiny_model("gpt2", len(tokenizer), layers=6)
     model.generation_config.max_new_tokens = 3
-    return {"model": model, "tokenizer": tokenizer, "inputs": tokenizer("Paris is", return_tensors="pt").input_ids}
+    return {"model": model, "tokenizer": tokenizer}
 
 
 def surroundings_jregnet() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from decathlon.language import encode, generate, layout_of, load, run, score, tap, tiny_model, word_tokenizer
+from decathlon.language import decoder_of, encode, generate, load, run, score, tap, tiny_model, word_tokenizer
 from decathlon.language.tokens import continuation_ids
 from decathlon.tasks.kele import Edit, Moments, Rome
 from decathlon.tasks.kele.editors.prompts import Prompted
@@ -100,7 +100,7 @@ def plain_recall(model: Any, layer: int, edit: Prompted, goal: Objective) -> tor
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     index = torch.arange(len(rows))
-    module = model.get_submodule(layout_of(model).mlp.format(layer))
+    module = model.get_submodule(decoder_of(model).name("mlp", layer))
     h = torch.zeros(model.config.hidden_size, requires_grad=True)
     adam = torch.optim.Adam([h], lr=goal.lr)
     value: list[torch.Tensor] = []
@@ -172,7 +172,7 @@ def bench_statistics(model: Any, tokenizer: Any, args: argparse.Namespace) -> di
     """C of one layer, against a loop over texts with whole passes, and against one whose passes end at the layer."""
     texts = corpus(args.texts)
     layer = args.layer
-    name = layout_of(model).down.format(layer)
+    name = decoder_of(model).name("down", layer)
 
     def loop(stop: bool) -> torch.Tensor:
         total, tokens = torch.zeros(()).double(), 0

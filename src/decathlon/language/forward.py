@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decathlon.language.masks import Masks, for_model
+
 _FEW = 8
-# Families whose logits are exactly output_embeddings(last_hidden_state): no soft-capping, no scaling.
-_PLAIN_HEAD = {"gpt2", "gptj", "llama", "mistral", "qwen2"}  # the same as layouts.LAYOUTS
+_CACHE_NAMES = ("cache", "past_key_values", "layer_past")
 
 
 @lru_cache(maxsize=64)
 def _cache_keyword(forward: Any) -> str:
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    parameters = inspect.signature(forward).parameters
+    return next((name for name in _CACHE_NAMES if name in parameters), "past_key_values")
 
 
 def cache_keyword(module: torch.nn.Module) -> str:
-    """How this model or block calls its key/value cache: ``cache`` (recent transformers) or ``past_key_values``."""
+    """How this model or block calls its key/value cache: it depends on the family and on transformers' release."""
     return _cache_keyword(type(module).forward)
 
 
@@ -27,24 +29,21 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def floating_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """An additive mask (rows, 1, queries, keys): 0 where ``allowed`` (rows, queries, keys), else the least float."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
-
-
-def hidden_states(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+def hidden_states(
+    model: Any, ids: Tensor, mask: Tensor | Masks, positions: Tensor, cache: Any = None
+) -> tuple[Tensor, Any]:
     """Last hidden states (rows, columns, width), after the final norm, and the cache.
 
     Args:
         ids: (rows, columns) token ids.
-        mask: 2-D padding mask over cached and new columns, or an additive 4-D one.
+        mask: 2-D padding mask over cached and new columns (padded on the right), or additive ones of ``masks_of``.
         positions: (rows, columns).
         cache: a transformers cache that is extended, or None.
     """
     options = {cache_keyword(model.base_model): cache} if cache is not None else {}
+    shown = mask if isinstance(mask, Tensor) else for_model(mask)
     out = model.base_model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=cache is not None, **options
+        input_ids=ids, attention_mask=shown, position_ids=positions, use_cache=cache is not None, **options
     )
     return out.last_hidden_state, cache
 
@@ -58,16 +57,3 @@ def head(model: Any, hidden: Tensor) -> Tensor:
         logits = (module.weight @ hidden.T).T
         return logits if module.bias is None else logits + module.bias
     return module(hidden)
-
-
-def has_plain_head(model: Any) -> bool:
-    """Whether ``head`` gives this model's logits exactly."""
-    return model.config.model_type in _PLAIN_HEAD
-
-
-def check_plain_head(model: Any) -> None:
-    """Raise a one-line ValueError for a family that this package has not been taught."""
-    if not has_plain_head(model):
-        raise ValueError(
-            f"model type {model.config.model_type!r} is not supported; choose one of {', '.join(sorted(_PLAIN_HEAD))}"
-        )

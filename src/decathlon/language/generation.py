@@ -8,9 +8,13 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from decathlon.language.forward import check_plain_head, device_of, floating_mask, head, hidden_states
+from decathlon.language.decoder import check_family, check_positions
+from decathlon.language.forward import device_of, head, hidden_states
+from decathlon.language.masks import masks_of
 from decathlon.language.tokens import Bos, batches, encode
 from decathlon.language.tree import Row, collate, pack
+
+_LIKELIEST = 512
 
 
 class _Room(DynamicLayer):
@@ -43,16 +47,15 @@ def _prefill(
     model: Any, prompts: Sequence[Sequence[int]], room: int, max_tokens: int
 ) -> tuple[list[_Room], Tensor, Tensor]:
     """Run the prompts, shared prefixes once: the layers' caches, left-padded; the mask; the next token's logits."""
-    device, dtype = device_of(model), model.dtype
+    device = device_of(model)
     width = max(len(prompt) for prompt in prompts)
     rows = pack(prompts)
     parts: list[tuple[list[tuple[Tensor, Tensor]], list[int], Tensor]] = []
     for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen: list[Row] = [rows[index] for index in batch]
-        ids, positions, allowed = collate(chosen)
+        ids, positions, allowed = (part.to(device) for part in collate(chosen))
         cache: Any = DynamicCache()
-        mask = floating_mask(allowed.to(device), dtype)
-        hidden, _ = hidden_states(model, ids.to(device), mask, positions.to(device), cache)
+        hidden, _ = hidden_states(model, ids, masks_of(model, allowed, positions, positions), positions, cache)
         paths = [path for row in chosen for path in row.paths]
         r = torch.tensor([index for index, row in enumerate(chosen) for _ in row.paths], device=device)
         # A short path is padded on the left with its row's node 0; the mask hides it.
@@ -85,10 +88,11 @@ def _decode(
     max_tokens: int,
 ) -> list[list[int]]:
     """Extend each prompt token by token. ``choose`` gets the logits and which prompts they belong to."""
-    check_plain_head(model)
+    check_family(model)
     out: list[list[int]] = [[] for _ in prompts]
-    if max_new_tokens < 1:
+    if max_new_tokens < 1 or not prompts:
         return out
+    check_positions(model, max(len(prompt) for prompt in prompts) + max_new_tokens - 1)
     layers, mask, logits = _prefill(model, prompts, max_new_tokens, max_tokens)
     cache = Cache(layers=[*layers])
     alive = list(range(len(prompts)))
@@ -109,9 +113,9 @@ def _decode(
             for layer in layers:
                 layer.keep(kept)
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        hidden, _ = hidden_states(
-            model, tokens[:, None], floating_mask(mask[:, None].bool(), model.dtype), lengths[:, None] + step, cache
-        )
+        positions = lengths[:, None] + step
+        masks = masks_of(model, mask[:, None].bool(), positions, mask.cumsum(dim=1) - 1)
+        hidden, _ = hidden_states(model, tokens[:, None], masks, positions, cache)
         logits = head(model, hidden[:, -1])
     return out
 
@@ -176,18 +180,43 @@ def sample(
     """Top-k sampled continuations of token ids, reproducible: the draws depend on ``seed`` and the row only.
 
     Rows do not end at an end-of-sequence token: each has exactly ``max_new_tokens`` new ids.
+
+    Args:
+        top_k: how many of the likeliest tokens may be drawn; the size of the vocabulary: any.
     """
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(len(start), max_new_tokens, generator=generator, dtype=torch.float64)
     steps = [0] * len(start)
 
     def choose(logits: Tensor, alive: list[int]) -> Tensor:
-        values, tokens = logits.double().topk(min(top_k, logits.shape[-1]), dim=-1)
-        cumulative = torch.softmax(values, dim=-1).cumsum(dim=-1).cpu()
         u = torch.stack([draws[row, steps[row]] for row in alive])
         for row in alive:
             steps[row] += 1
-        picked = (cumulative < u[:, None]).sum(dim=-1).clamp(max=values.shape[-1] - 1)
-        return tokens.gather(1, picked[:, None].to(tokens.device))[:, 0]
+        return pick(logits, u.to(logits.device), top_k)
 
     return _decode(model, start, max_new_tokens, choose, lambda ids: False, max_tokens=8192)
+
+
+def pick(logits: Tensor, u: Tensor, top_k: int, likeliest: int = _LIKELIEST) -> Tensor:
+    """The token of each row at which the probabilities, added up from the likeliest on, reach ``u``.
+
+    Args:
+        logits: (rows, vocabulary). u: (rows,), uniform in [0, 1), float64. top_k: as in ``sample``.
+        likeliest: so many tokens are put in order at first; where ``u`` lies beyond them, 16 times as many. The result
+            does not depend on it: it saves sorting a whole vocabulary for each token that is drawn.
+    """
+    wide = logits.double()
+    count = min(top_k, logits.shape[-1])
+    first = min(likeliest, count)
+    if first < count < logits.shape[-1]:
+        first = count
+    values, tokens = wide.topk(first, dim=-1)
+    whole = first == count
+    share = torch.softmax(values, dim=-1) if whole else (values - wide.logsumexp(dim=-1, keepdim=True)).exp()
+    cumulative = share.cumsum(dim=-1)
+    place = (cumulative < u[:, None]).sum(dim=-1)
+    picked = tokens.gather(1, place.clamp(max=first - 1)[:, None])[:, 0]
+    beyond = place == first
+    if not whole and bool(beyond.any()):
+        picked[beyond] = pick(logits[beyond], u[beyond], top_k, 16 * likeliest)
+    return picked

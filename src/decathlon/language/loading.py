@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from decathlon.errors import DataError
+from decathlon.language.fingerprint import files_fingerprint
 from decathlon.language.gguf import unpack_gguf
 from decathlon.language.smollm import fetch_smollm2
 
@@ -55,7 +56,9 @@ def load(
     if str(name_or_path) == SMOLLM2:
         source = str(fetch_smollm2(root))
     elif path.suffix == ".gguf":
-        source = str(unpack_gguf(path, root / path.stem))
+        # Not by its name alone: another file of that name, or a newer one, is another model.
+        kept = root / f"{path.stem}-{files_fingerprint(path)}" if path.is_file() else root / path.stem
+        source = str(unpack_gguf(path, kept))
     else:
         source = str(name_or_path)
     return _from_pretrained(source, dtype, device)

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, cat
 
+from decathlon.language.decoder import decoder_of
 from decathlon.language.forward import cache_keyword
-from decathlon.language.layouts import layer_count, layout_of
+from decathlon.language.masks import Masks, windows
 from decathlon.language.taps import first_tensor
 
 
@@ -44,7 +45,7 @@ def _keywords(forward: Any) -> tuple[set[str], bool]:
 
 
 def upper_blocks(
-    model: Any, first: int, hidden: Tensor, positions: Tensor, mask: Tensor, past: Past | None = None
+    model: Any, first: int, hidden: Tensor, positions: Tensor, masks: Masks, past: Past | None = None
 ) -> Tensor:
     """Hidden states after blocks ``first`` to the last and the final norm.
 
@@ -52,7 +53,7 @@ def upper_blocks(
         first: the first block to run (the number of layers: only the final norm is applied).
         hidden: (rows, columns, width), the input of that block.
         positions: (rows, columns).
-        mask: additive, (rows, 1, columns, earlier + columns).
+        masks: of ``masks.masks_of``: additive, (rows, 1, columns, earlier + columns) each.
         past: keys and values of the earlier positions of each block, or None if the columns are all there is.
 
     Raises:
@@ -62,15 +63,16 @@ def upper_blocks(
         raise ValueError(
             f"attn_implementation={model.config._attn_implementation} takes no custom mask; load with sdpa or eager"
         )
-    layout = layout_of(model)
-    options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": past is not None}
+    decoder, window = decoder_of(model), windows(model)
+    options: dict[str, Any] = {"position_ids": positions, "use_cache": past is not None}
     if hasattr(model.base_model, "rotary_emb"):
         options["position_embeddings"] = model.base_model.rotary_emb(hidden, position_ids=positions)
-    for layer in range(first, layer_count(model)):
-        block = model.get_submodule(layout.block.format(layer))
+    for layer in range(first, decoder.layers):
+        block = decoder.module("block", layer)
         names, free = _keywords(type(block).forward)
+        options["attention_mask"] = masks[window[layer]]
         given = {name: value for name, value in options.items() if free or name in names}
         if past is not None:
             given[cache_keyword(block)] = past
         hidden = first_tensor(block(hidden, **given))
-    return model.get_submodule(layout.norm)(hidden)
+    return decoder.module("norm")(hidden)

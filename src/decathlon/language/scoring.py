@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from decathlon.language.forward import check_plain_head, device_of, floating_mask, head, hidden_states
+from decathlon.language.decoder import check_family, check_positions
+from decathlon.language.forward import device_of, head, hidden_states
+from decathlon.language.masks import masks_of
 from decathlon.language.tokens import Bos, batches, continuation_ids, encode
 from decathlon.language.tree import collate, pack
 
@@ -68,19 +70,19 @@ def score_ids(
     share: bool = True,
 ) -> Scores:
     """``score`` for token ids. The logits of a token are read at the position before it."""
-    check_plain_head(model)
+    check_family(model)
     count = len(prompts)
     lengths = torch.tensor([len(target) for target in targets], dtype=torch.long)
     total = torch.zeros(count, dtype=torch.float64)
     greedy = torch.ones(count, dtype=torch.bool)
     sequences = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets)]
+    check_positions(model, max((len(sequence) for sequence in sequences), default=0))
     rows = pack(sequences, max_branch=256 if share else -1)
-    device, dtype = device_of(model), model.dtype
+    device = device_of(model)
     for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen = [rows[index] for index in batch]
-        ids, positions, allowed = collate(chosen)
-        mask = floating_mask(allowed.to(device), dtype)
-        hidden, _ = hidden_states(model, ids.to(device), mask, positions.to(device))
+        ids, positions, allowed = (part.to(device) for part in collate(chosen))
+        hidden, _ = hidden_states(model, ids, masks_of(model, allowed, positions, positions), positions)
         r: list[int] = []
         node: list[int] = []
         token: list[int] = []
@@ -107,15 +109,16 @@ def next_logits(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, bos: Bos = "auto", max_tokens: int = 4096
 ) -> Tensor:
     """Logits of the token after each prompt, (prompts, vocabulary), at least float32, on the CPU."""
-    check_plain_head(model)
+    check_family(model)
     sequences = encode(tokenizer, prompts, bos)
+    check_positions(model, max((len(sequence) for sequence in sequences), default=0))
     rows = pack(sequences)
-    device, dtype = device_of(model), model.dtype
+    device = device_of(model)
     out: Tensor | None = None
     for batch in batches([len(row.tokens) for row in rows], max_tokens, waste=0.5, few=64):
         chosen = [rows[index] for index in batch]
-        ids, positions, allowed = collate(chosen)
-        hidden, _ = hidden_states(model, ids.to(device), floating_mask(allowed.to(device), dtype), positions.to(device))
+        ids, positions, allowed = (part.to(device) for part in collate(chosen))
+        hidden, _ = hidden_states(model, ids, masks_of(model, allowed, positions, positions), positions)
         r = [index for index, row in enumerate(chosen) for _ in row.paths]
         node = [path[-1] for row in chosen for path in row.paths]
         logits = head(model, hidden[torch.tensor(r), torch.tensor(node)]).cpu()

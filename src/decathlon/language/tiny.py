@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("gpt2", "gptj", "llama")
+from decathlon.language.decoder import FAMILIES
 
 
 def word_tokenizer(words: Sequence[str], unknown: str = "<unk>", padding: str = "<pad>") -> Any:
@@ -28,45 +28,27 @@ def tiny_model(
     heads: int = 4,
     inner: int | None = None,
     positions: int = 128,
+    window: int | None = None,
     scale: float = 4.0,
     seed: int = 0,
 ) -> Any:
-    """A random model of family ``gpt2``, ``gptj`` or ``llama``, frozen, in eval mode, float32.
+    """A random model of one of ``decoder.FAMILIES``, frozen, in eval mode, float32. To train one: ``factory``.
 
     Args:
+        window: how far back attention sees, for Mistral, Phi-3 (all layers) and Qwen (the upper half); None: all.
         scale: factor on the weight matrices after initialisation; with the usual small ones every output is nearly
             uniform and nothing a test compares would differ.
 
     Raises:
-        ValueError: for an unknown family.
+        ValueError: for an unknown family, or a window where a family has none.
     """
-    from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    inner = inner or 3 * width
-    none: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
-    config: Any
-    if family == "gpt2":
-        config = GPT2Config(
-            vocab_size=vocabulary,
-            n_positions=positions,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            n_inner=inner,
-            **none,
-        )
-    elif family == "gptj":
-        config = GPTJConfig(
-            vocab_size=vocabulary, n_positions=positions, n_embd=width, n_layer=layers, n_head=heads, n_inner=inner,
-            rotary_dim=width // heads // 2, tie_word_embeddings=False, **none,
-        )  # fmt: skip
-    elif family == "llama":
-        config = LlamaConfig(
-            vocab_size=vocabulary, max_position_embeddings=positions, hidden_size=width, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=heads // 2, intermediate_size=inner, **none,
-        )  # fmt: skip
-    else:
+    if family not in FAMILIES:
         raise ValueError(f"family={family} is unknown; choose {', '.join(FAMILIES)}")
+    if window is not None and family not in ("mistral", "phi3", "qwen2", "qwen3"):
+        raise ValueError(f"family={family} has no sliding window")
+    config = _config(family, vocabulary, width, layers, heads, inner or 3 * width, positions, window)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -77,3 +59,31 @@ def tiny_model(
             else:  # biases and norms start at constants, which would hide errors in them
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
+
+
+def _config(
+    family: str, vocabulary: int, width: int, layers: int, heads: int, inner: int, positions: int, window: int | None
+) -> Any:
+    from transformers import AutoConfig
+
+    options: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None}
+    if family in ("gpt2", "gptj"):
+        options |= {"n_positions": positions, "n_embd": width, "n_layer": layers, "n_head": heads, "n_inner": inner}
+        if family == "gptj":
+            options |= {"rotary_dim": width // heads // 2, "tie_word_embeddings": False}
+        return AutoConfig.for_model(family, **options)
+    options |= {
+        "max_position_embeddings": positions, "hidden_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": inner,
+    }  # fmt: skip
+    if family != "gpt_neox":
+        options["num_key_value_heads"] = heads // 2
+    if family in ("qwen3", "mistral"):
+        options["head_dim"] = width // heads
+    if family in ("mistral", "phi3"):
+        options["sliding_window"] = window
+    if family == "phi3":
+        options["pad_token_id"] = None
+    if window is not None and family in ("qwen2", "qwen3"):
+        options |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": layers // 2}
+    return AutoConfig.for_model(family, **options)

@@ -9,7 +9,19 @@ from torch import Tensor
 Bos = Literal["auto", "off"]
 _SEPARATOR = "<|endoftext|>"
 _ANCHOR = ":"
+_ANCHORS = ("a", ":", "1", "the")  # texts of which a tokenizer makes at least one token that is not a special one
 _SPACE_MARK = "▁"
+
+
+def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before and after every text: BOS or ``[CLS]``, EOS or ``[SEP]``, or nothing."""
+    for anchor in _ANCHORS:
+        made = tokenizer(anchor, add_special_tokens=True, return_special_tokens_mask=True)
+        ids, special = made["input_ids"], made["special_tokens_mask"]
+        own = [index for index, mark in enumerate(special) if not mark]
+        if own:
+            return list(ids[: own[0]]), list(ids[own[-1] + 1 :])
+    return list(tokenizer("", add_special_tokens=True)["input_ids"]), []
 
 
 def separator_id(tokenizer: Any) -> int | None:
@@ -19,7 +31,7 @@ def separator_id(tokenizer: Any) -> int | None:
     Tokenizers of the GPT-2 kind leave that position to the first word of the text. ``<|endoftext|>``, which separates
     documents in training, is preferred; otherwise the tokenizer's own BOS token.
     """
-    if tokenizer("", add_special_tokens=True)["input_ids"]:
+    if frame(tokenizer)[0]:
         return None
     vocabulary = tokenizer.get_vocab()
     if _SEPARATOR in vocabulary:
@@ -30,7 +42,7 @@ def separator_id(tokenizer: Any) -> int | None:
 def encode(tokenizer: Any, texts: Sequence[str], bos: Bos = "auto") -> list[list[int]]:
     """Token ids of each text, with the document separator before it (``bos="auto"``) or as the tokenizer has it.
 
-    A trailing end-of-sequence token that some tokenizers append is removed: every text here is to be continued.
+    What some tokenizers append (an end-of-sequence token, ``[SEP]``) is left out: every text here is to be continued.
 
     Raises:
         ValueError: if a text has no tokens at all.
@@ -59,14 +71,14 @@ def _encode(
     if bos not in ("auto", "off"):
         raise ValueError(f"bos={bos} is unknown; choose auto or off")
     first = separator_id(tokenizer) if bos == "auto" else None
+    appended = frame(tokenizer)[1]
     made = tokenizer(list(texts), add_special_tokens=True, return_offsets_mapping=offsets)
     out = []
     for index, text in enumerate(texts):
         ids = list(made["input_ids"][index])
         spans = [tuple(span) for span in made["offset_mapping"][index]] if offsets else [(0, 0)] * len(ids)
-        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
-            ids.pop()
-            spans.pop()
+        if appended and ids[-len(appended) :] == appended:
+            del ids[-len(appended) :], spans[-len(appended) :]
         if first is not None and (not ids or ids[0] != first):
             ids.insert(0, first)
             spans.insert(0, (0, 0))
@@ -79,7 +91,7 @@ def _encode(
 def start_ids(tokenizer: Any) -> list[int]:
     """What a text begins with before its first word: the tokenizer's own BOS, else the separator, else nothing."""
     first = separator_id(tokenizer)
-    return [first] if first is not None else list(tokenizer("", add_special_tokens=True)["input_ids"])
+    return [first] if first is not None else frame(tokenizer)[0]
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:

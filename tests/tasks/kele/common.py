@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import lightning as L
+import yaml
 
 from decathlon.language import tiny_model, word_tokenizer
+from decathlon.runner.catalog import CONFIGS
 from decathlon.tasks.kele import Edit
 
 _FACTS = "Paris France Italy Rome is the capital of a Berlin Germany Spain because therefore we think"
@@ -16,6 +18,7 @@ EDITS = [
     Edit("we think that {} is located in the country", "Berlin", "Germany Europe", "Germany Italy"),
 ]
 CORPUS = [" ".join(WORDS[(i * (s + 1)) % len(WORDS)] for i in range(3 + s % 11)) for s in range(80)]
+FAMILIES = ("gpt2", "gptj", "llama")  # transposed weights; parallel branches; a gated MLP and rotary positions
 # Small random models have small values: no penalty, so that edits get somewhere.
 FAST = {
     "corpus": CORPUS,
@@ -25,6 +28,17 @@ FAST = {
     "omega": 0.0,
     "clamp": 50.0,
 }
+
+
+METHODS = sorted(path.stem for path in (CONFIGS / "methods/kele").glob("*.yaml") if path.stem[0] != "_")
+
+
+def method_of(name: str) -> dict:
+    """A method's config with what it inherits, k = 20."""
+    own = yaml.safe_load((CONFIGS / f"methods/kele/{name}.yaml").read_text())
+    bases = [entry.partition("@")[0].rpartition("/")[2] for entry in own.pop("defaults", [])[:-1]]
+    merged = {key: value for base in bases for key, value in method_of(base).items()} | own
+    return {key: 20 if value == "${k}" else value for key, value in merged.items()}
 
 
 def tokenizer():

@@ -1,4 +1,4 @@
-"""Knowledge editing: KELE and the family it stands on, for any causal language model of transformers.
+"""Knowledge editing: KELE and the family it stands on, for GPT-2, GPT-J, GPT-NeoX, LLaMA, Mistral, Qwen2, Qwen3, Phi-3.
 
 Needs torch and transformers only.
 """

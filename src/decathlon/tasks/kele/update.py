@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from decathlon.language.layouts import is_transposed
+from decathlon.language.decoder import is_transposed
 
 
 @dataclass
@@ -78,10 +79,15 @@ def changed(weight: Tensor, delta: LowRank | Dense, transposed: bool) -> Tensor:
     return (weight.to(difference.dtype) + (difference.T if transposed else difference)).to(weight.dtype)
 
 
+_OPEN: "WeakKeyDictionary[torch.nn.Module, list[list[tuple[Tensor, Tensor]]]]" = WeakKeyDictionary()
+"""By model, for each edit that is in place, its changed weights with their old values."""
+
+
 @contextmanager
 def written(model: torch.nn.Module, deltas: Mapping[str, LowRank | Dense]) -> Iterator[None]:
     """The model with the changes in it while the context is open; afterwards its old weights, from a saved copy."""
     saved: list[tuple[Tensor, Tensor]] = []
+    _OPEN.setdefault(model, []).append(saved)
     try:
         with torch.no_grad():
             for name, delta in deltas.items():
@@ -94,3 +100,20 @@ def written(model: torch.nn.Module, deltas: Mapping[str, LowRank | Dense]) -> It
         with torch.no_grad():
             for weight, old in reversed(saved):
                 weight.copy_(old)
+        _OPEN[model] = [edit for edit in _OPEN[model] if edit is not saved]
+
+
+@contextmanager
+def unedited(model: torch.nn.Module) -> Iterator[None]:
+    """The model without the edits that are in place, while the context is open: what belongs to it is computed so."""
+    saved = [pair for edit in _OPEN.get(model, []) for pair in edit]
+    edited = [(weight, weight.detach().clone()) for weight, _ in saved]
+    try:
+        with torch.no_grad():
+            for weight, old in reversed(saved):
+                weight.copy_(old)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, new in edited:
+                weight.copy_(new)

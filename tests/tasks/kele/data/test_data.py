@@ -247,9 +247,19 @@ def test_the_filter_asks_as_the_evaluation_does(tmp_path: Path, monkeypatch: pyt
         data.prepare_data()
     assert asked == ["auto", "off"]  # each once
     notes = [json.loads(path.read_text()) for path in (tmp_path / "kele").glob("known-*.json")]
-    assert sorted(note.get("bos", "absent") for note in notes) == ["absent", "off"]  # older files stay valid
+    assert sorted(note["bos"] for note in notes) == ["auto", "off"]
     with pytest.raises(ConfigError, match="bos=on is neither auto nor off"):
         EditCases(str(tmp_path), ANSWERED, "some-model", bos="on")
+
+
+def test_the_filter_knows_other_records_of_the_same_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = filtered(tmp_path, monkeypatch)
+    EditCases(str(tmp_path), ANSWERED, "some-model").prepare_data()
+    changed = record(case_id=2)
+    changed["questions"] = [text + " really" for text in changed["questions"]]
+    write(tmp_path, "MQuAKE-T.json", [record(case_id=i) if i != 2 else changed for i in range(6)])
+    EditCases(str(tmp_path), ANSWERED, "some-model").prepare_data()
+    assert len(asked) == 2
 
 
 def test_the_filter_knows_a_retrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,28 @@
 """The five lines, bad requests, options, presets, contexts, and where the subject ends."""
 
+import inspect
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-import yaml
 
 from decathlon.build import build
+from decathlon.errors import ConfigError
 from decathlon.language import tiny_model, word_tokenizer
-from decathlon.runner.catalog import CONFIGS
-from decathlon.tasks.kele import Edit, FineTune, Kele, Memit, Rome
+from decathlon.tasks.kele import AlphaEdit, Edit, Emmet, FineTune, Kele, Memit, NoEdit, Rome
+from decathlon.tasks.kele.edit import object_text
+from decathlon.tasks.kele.editors.configured import check_method
 from decathlon.tasks.kele.editors.presets import PRESETS, preset_of, settings
 from decathlon.tasks.kele.editors.prompts import sample_contexts, tokenise
-from tests.tasks.kele.common import CORPUS, EDITS, FAST, WORDS, model, tokenizer
-
-METHODS = sorted((CONFIGS / "methods/kele").glob("*.yaml"))
+from tests.tasks.kele.common import CORPUS, EDITS, FAST, METHODS, WORDS, method_of, model, tokenizer
 
 FIVE_LINES = """
 import sys, torch
 from decathlon.language import tiny_model, word_tokenizer
+assert "decathlon.tasks" not in sys.modules
 words = "Paris France Italy is the capital of a".split()
 tokenizer = word_tokenizer(words)
 model = tiny_model("gpt2", len(tokenizer))
@@ -81,7 +83,7 @@ def test_a_prompt_with_the_subject_filled_in_is_taken():
 
 def test_bad_options_and_layers():
     net, tok = model("gpt2"), tokenizer()
-    with pytest.raises(ValueError, match="Kele has no option depht; choose alpha"):
+    with pytest.raises(ValueError, match=r"Kele has no option depht; choose .*alpha"):
         Kele(net, tok, depht=3)
     with pytest.raises(ValueError, match="layer=9 is outside this model's layers 0 to 3"):
         Rome(net, tok, layer=9)
@@ -104,17 +106,18 @@ def test_bad_options_and_layers():
     assert Rome(net, tok, bos=False).options.bos == "off"  # YAML's off
 
 
-@pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("preset", "family"), [("gpt2-xl", "gpt2"), ("gpt-j-6b", "gptj"), ("llama-2-7b", "llama")])
-def test_every_method_runs_with_every_papers_settings(path, preset, family):
+def test_every_method_runs_with_every_papers_settings(name, preset, family):
     """On a small random model of the same architecture, at layers that it has; steps as in the paper."""
-    spec = {k: (v if v != "${k}" else 20) for k, v in yaml.safe_load(path.read_text()).items()}
-    extra = {"preset": preset, "layer": (1, 2) if path.stem in ("memit", "pmet", "alphaedit") else 1}
-    if not path.stem.startswith(("none", "ft", "mello")):
+    extra = {} if name in ("none", "mello") else {"preset": preset, "layer": 1}
+    if name in ("memit", "pmet", "alphaedit"):
+        extra["layer"] = (1, 2)
+    if not name.startswith(("none", "ft", "mello")):
         extra |= {"corpus": CORPUS, "contexts": ["because"], "steps": 4}
-    if path.stem == "alphaedit":
+    if name == "alphaedit":
         extra["threshold"] = 1e6
-    editor = build(spec, model(family, "float32"), tokenizer(), **extra)
+    editor = build(method_of(name), model(family, "float32"), tokenizer(), **extra)
     updates = editor.prepare([EDITS[:2], EDITS[2:3]])
     assert len(updates) == 2
     for update in updates:
@@ -140,6 +143,114 @@ def test_presets_are_the_papers():
     assert settings(Shape("llama", 30, 576), "auto", ("rome",))["layer"] == 5
     assert settings(Shape("llama", 12, 64), "auto", ("rome",))["layer"] == 2
     assert set(PRESETS) == {"gpt2-xl", "gpt-j-6b", "llama-2-7b", "smollm2-135m", "world"}
+
+
+@pytest.mark.parametrize("old", [None, ""])
+def test_an_old_object_may_be_left_out(old):
+    edit = Edit("{} is the capital of", "Paris", old, "Italy")
+    assert edit.old == "" and Rome(model("gpt2"), tokenizer(), 1, **FAST).plan([edit])[0].deltas
+
+
+def test_spaces_at_the_end_of_a_prompt_and_around_a_subject_are_dropped():
+    assert Edit("{} is the capital of  ", " Paris ", "France", "Italy") == EDITS[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ed: ed.prepare(EDITS[:1]), r"prepare takes requests, each a list of Edit: prepare\(\[\[edit\]\]\)"),
+        (lambda ed: ed.prepare(EDITS[0]), "prepare takes requests"),
+        (lambda ed: ed.plan(EDITS[0]), "plan takes a list of Edit"),
+        (lambda ed: ed.apply(EDITS[0]).__enter__(), r"apply takes a list of Edit: apply\(\[edit\]\)"),
+        (lambda ed: Edit("{} is", "Paris", "France", 3), "the new of an edit is text, not 3"),
+        (lambda ed: Edit("Parisians live in", "Paris", "France", "Italy"), "'Paris' is part of a longer word in"),
+        (lambda ed: Edit("{}ville is in", "Paris", "France", "Italy"), "is part of a longer word"),
+        (lambda ed: Rome(ed.model, ed.tokenizer, 1.5), "layer=1.5 is neither a whole number"),
+        (lambda ed: Rome(ed.model, ed.tokenizer, "1"), "layer='1' is neither a whole number"),
+        (lambda ed: Emmet(ed.model, ed.tokenizer, key_mode="rome"), "Emmet has no option key_mode"),
+        (lambda ed: AlphaEdit(ed.model, ed.tokenizer, weight=1.0), "AlphaEdit has no option weight"),
+        (lambda ed: FineTune(ed.model, ed.tokenizer, corpus=CORPUS), "FineTune has no option corpus; choose"),
+        (lambda ed: NoEdit(ed.model, ed.tokenizer, layer=1), "NoEdit has no option layer; choose bos, seed"),
+        (lambda ed: Rome(ed.model, ed.tokenizer, moments=ed.moments, ridge=0.1), "ridge would not be used"),
+        (lambda ed: ed.plan([Edit("{} " + "a " * 200, "Paris", "", "Italy")]), "is longer than this model's 128 pos"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call(Rome(model("gpt2"), tokenizer(), 1, **FAST))
+    assert "\n" not in str(error.value)
+
+
+def test_layers_of_any_integer_type():
+    net, tok = model("gpt2"), tokenizer()
+    assert Rome(net, tok, np.int64(2)).layers == [2] == Rome(net, tok, torch.tensor(2).item()).layers
+    assert Memit(net, tok, np.array([2, 1])).layers == [1, 2]
+    assert Memit(net, tok, preset=None).layers == [0, 1]  # up to five that end a sixth of the way up
+    assert Memit(model("gpt2", layers=36), tok, preset=None).layers == [2, 3, 4, 5, 6]
+
+
+def test_an_editors_signature_says_all_its_options():
+    for cls in (Kele, Rome, Emmet, Memit, AlphaEdit, FineTune, NoEdit):
+        parameters = inspect.signature(cls).parameters
+        assert list(parameters)[:2] == ["model", "tokenizer"] and "seed" in parameters
+        assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    assert inspect.signature(Kele).parameters["steps"].annotation == int | None
+    for options, message in (
+        ({"steps": "many"}, "method=m: steps=many is no whole number"),
+        ({"stesp": 3}, "method=m has no option stesp; choose layer, .*steps"),
+        ({"lr": -1.0}, "method=m: lr=-1.0 must be positive"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_method({"name": "m", "class": "decathlon.tasks.kele.Kele", **options})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "expected"),
+    [
+        ("Paris is the capital of", "Italy", " Italy"),
+        ("巴黎是哪个国家的首都？", "意大利", "意大利"),
+        ("パリは", "イタリア", "イタリア"),
+        ("ปารีสเป็นเมืองหลวงของ", "อิตาลี", "อิตาลี"),
+        ("파리는", "이탈리아", " 이탈리아"),
+        ("The capital of Japan is", "東京", " 東京"),
+    ],
+)
+def test_the_space_before_an_object_is_the_scripts(prompt, name, expected):
+    assert object_text(prompt, name) == expected
+    subject = prompt[:2]
+    if not expected.startswith(" "):
+        assert Edit(prompt, subject, "", name).span == (0, 2)  # words stand side by side: no longer word
+
+
+def test_edits_that_did_not_take_are_named(caplog):
+    net, tok = model("gpt2"), tokenizer()
+    Rome(net, tok, 1, **FAST | {"steps": 1}).plan(EDITS)
+    (line,) = [record.getMessage() for record in caplog.records if "not have taken" in record.getMessage()]
+    assert line.startswith("4 edits may not have taken: 'Paris is the capital of' -> 'Italy' with P(new) = ")
+    assert line.endswith("and 1 more")
+    caplog.clear()
+    with Rome(net, tok, 1, **FAST | {"steps": 1}).apply(EDITS[:1]):
+        pass
+    assert "plain generation after 'Paris is the capital of' does not say 'Italy'" in caplog.text
+    caplog.clear()
+    edit = EDITS[2]
+    with FineTune(net, tok, 3, lr=0.02, steps=100, stop=0.1).apply([edit]):
+        inputs = tok(edit.text, return_tensors="pt")
+        said = net.generate(**inputs, max_new_tokens=1, do_sample=False, pad_token_id=1)
+    assert tok.decode(said[0, -1]) == edit.new
+    assert "plain generation" not in caplog.text
+
+
+def test_texts_that_begin_otherwise_than_in_plain_generation_are_said(caplog):
+    tok = byte_tokenizer()
+    net = tiny_model("gpt2", len(tok))
+    edit = Edit("{} is", "Pa", "x", "y")
+    for bos, said in (("auto", 1), ("off", 0)):
+        caplog.clear()
+        editor = Rome(net, tok, 1, bos=bos, contexts=[], steps=2, identity=True)
+        editor.plan([edit])
+        editor.plan([edit])
+        assert caplog.text.count("edits are found behind <|endoftext|>, which this tokenizer does not put") == said
 
 
 def byte_tokenizer():
@@ -171,7 +282,7 @@ def test_subject_is_found_by_characters_wherever_it_stands():
                 assert (prompt[0] == 0) == (bos == "auto")
             assert tok.decode(row.essence[: row.essence_subject + 1], skip_special_tokens=True) == edit.subject
             assert row.new == tok(" y").input_ids and 0 not in row.new
-    # Trap 6: without the separator a one-token subject that opens the prompt stands on the attention sink.
+    # Without the separator a one-token subject that opens the prompt stands on the attention sink.
     assert tokenise(tok, edits[:1], [""], "off")[0].subjects == [0]
     assert tokenise(tok, edits[:1], [""], "auto")[0].subjects == [1]
 
@@ -211,7 +322,7 @@ def test_weights_that_want_gradients_get_none():
 
 
 def test_nearly_orthogonal_keys_are_reported(caplog):
-    """Trap 1: subject at position 0 in the plain prompt, in the middle behind contexts."""
+    """The subject is at position 0 in the plain prompt, in the middle behind contexts."""
     net = model("gpt2", "float32")
     update = Rome(net, tokenizer(), 1, key_mode="rome", **FAST).plan(EDITS[:1])[0]
     cosine = update.notes[0]["key_cosine"]

@@ -5,13 +5,12 @@ import torch
 import yaml
 
 from decathlon.errors import ConfigError
-from decathlon.language.tiny import FAMILIES
 from decathlon.runner import catalog
 from decathlon.tasks.kele import Edit, Kele
 from decathlon.tasks.kele.editors.configured import check_method
 from decathlon.tasks.kele.editors.recall import Objective
 from decathlon.tasks.kele.evaluation.protocol import residual
-from tests.tasks.kele.common import EDITS, FAST, model, tokenizer
+from tests.tasks.kele.common import EDITS, FAMILIES, FAST, model, tokenizer
 
 LAYER = 1
 CONFIGS = catalog.CONFIGS / "methods/kele"

@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from decathlon.language import layout_of, tap
+from decathlon.language import decoder_of, tap
 from decathlon.language.taps import first_tensor
-from decathlon.language.tiny import FAMILIES
 from decathlon.tasks.kele import Edit, Kele, Pmet, Rome
 from decathlon.tasks.kele.editors.observe import observe
 from decathlon.tasks.kele.editors.pmet import add_to_branches, branch_norms
 from decathlon.tasks.kele.editors.prompts import common_prefix
 from decathlon.tasks.kele.editors.recall import Objective, Problem, add_to_output, erasure, optimise, places_of, rows_of
 from decathlon.tasks.kele.editors.rome import value_norms
-from tests.tasks.kele.common import EDITS, FAST, model, tokenizer
+from tests.tasks.kele.common import EDITS, FAMILIES, FAST, model, tokenizer
 
 LAYER = 1
 
@@ -29,8 +28,8 @@ def problem_of(net, edits, objective, norms=value_norms, inject=add_to_output):
 
 
 def full_losses(net, edits, vectors, goal, before=None):
-    """The objective of section 2.3 with a whole forward pass for every row, no cache, no batch, no padding."""
-    name = layout_of(net).mlp.format(LAYER)
+    """The objective with a whole forward pass for every row, no cache, no batch, no padding."""
+    name = decoder_of(net).name("mlp", LAYER)
     totals, kept = [], []
     for index, edit in enumerate(edits):
 
@@ -52,9 +51,9 @@ def full_losses(net, edits, vectors, goal, before=None):
             injection -= (
                 sum(row.log_softmax(-1)[t] for row, t in zip(out, edit.new)) / len(edit.new) / len(edit.prompts)
             )
-            if edit.differ is not None:
-                row = out[edit.differ]
-                excess = row[edit.old[edit.differ]] - row.sort(descending=True).values[goal.depth - 1]
+            if edit.shared is not None:
+                row = out[edit.shared]
+                excess = row[edit.old[edit.shared]] - row.sort(descending=True).values[goal.depth - 1]
                 erased = erased + torch.clamp(excess, min=0) / len(edit.prompts)
         after = logits(edit.essence, edit.essence_subject)[edit.essence_subject].log_softmax(-1)
         kept.append(after.detach() if before is None else before[index])
@@ -66,9 +65,13 @@ def full_losses(net, edits, vectors, goal, before=None):
     return torch.stack(totals), kept
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_whole_forward_passes(family):
-    net = model(family)
+OTHERS = [("gpt_neox", None), ("mistral", 4), ("phi3", None), ("qwen2", 4), ("qwen3", None)]
+
+
+@pytest.mark.parametrize(("family", "window"), [*((family, None) for family in FAMILIES), *OTHERS])
+def test_losses_and_gradients_are_those_of_whole_forward_passes(family, window):
+    """Also where rows are longer than a sliding window, in all layers (Mistral) or in the upper half (Qwen2)."""
+    net = model(family, window=window)
     goal = Objective(alpha=0.7, depth=20, beta=0.3, omega=0.2)
     edits = Rome(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
     problem, _, _ = problem_of(net, edits, goal)
@@ -104,7 +107,7 @@ def test_kl_directions():
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 20])
 def test_erasure_loss_and_gradient(depth):
-    """Check 2: zero with zero gradient at rank >= k, else +1 and -1 (per row), and invariant to D -> D + const."""
+    """Zero with zero gradient at rank >= k, else +1 and -1 (per row), and invariant to D -> D + const."""
     logits = torch.randn(200, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     old = torch.randint(0, 30, (200,), generator=torch.Generator().manual_seed(2))
     loss = erasure(logits, old, depth)
@@ -125,14 +128,14 @@ def test_erasure_loss_and_gradient(depth):
 def test_erasure_is_averaged_over_contexts_and_read_where_objects_first_differ():
     net = model("gpt2")
     edits = Kele(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
-    assert [edit.differ for edit in edits] == [0, 0, 0, 1]  # "Germany Europe" and "Germany Italy" share a token
+    assert [edit.shared for edit in edits] == [0, 0, 0, 1]  # "Germany Europe" and "Germany Italy" share a token
     places = places_of(edits, False, torch.device("cpu"), torch.float64)
-    assert places.erased_weight.tolist() == [1 / 3] * 12
-    torch.testing.assert_close(places.weight.view(-1).sum(), torch.tensor(4.0, dtype=torch.float64))
+    assert places.erased.weight.tolist() == [1 / 3] * 12
+    torch.testing.assert_close(places.new.weight.sum(), torch.tensor(4.0, dtype=torch.float64))
     last = edits[3]
-    for entry in places.erased[-3:].tolist():
+    for entry in places.erased_at[-3:].tolist():
         # the entry that predicts the second token, with the first one teacher-forced
-        assert int(places.token[entry]) == last.new[1] and int(places.old[-1]) == last.old[1]
+        assert int(places.new.token[entry]) == last.new[1] and int(places.erased.token[-1]) == last.old[1]
     assert common_prefix([1, 2], [1, 2, 3]) is None and common_prefix([1], [2]) == 0
 
 
@@ -148,7 +151,7 @@ def test_erasure_is_off_and_noted_when_one_object_begins_with_the_other(caplog):
 
 
 def test_kele_with_depth_one_or_alpha_zero_is_rome():
-    """Check 1 and 2: the same weights to the last bit."""
+    """The same weights to the last bit."""
     for family in FAMILIES:
         net = model(family, dtype="float32")
         updates = [
@@ -203,7 +206,6 @@ def test_optimiser_is_adam_with_clamp_and_early_stop(family):
 
 
 def test_clamp_holds_after_every_step_and_one_step_is_none():
-    """Check 9."""
     net = model("llama")
     edits = Rome(net, tokenizer(), LAYER, **FAST).tokenised(EDITS)
     goal = Objective(lr=0.5, steps=10, stop=0.0, clamp=0.4, beta=0.0, omega=0.0)
@@ -220,7 +222,7 @@ def test_clamp_holds_after_every_step_and_one_step_is_none():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batch_size_and_neighbours_do_not_change_an_edit(family):
-    """Check 8: all at once, in pairs, and one by one; rows of other lengths beside it mean other padding."""
+    """All at once, in pairs, and one by one; rows of other lengths beside it mean other padding."""
     net = model(family)
     updates = [
         Kele(net, tokenizer(), LAYER, depth=20, max_tokens=tokens, **FAST).plan(EDITS) for tokens in (None, 40, 1)
@@ -241,7 +243,7 @@ def test_pmet_adds_to_both_branches(family):
     problem, rows, subjects = problem_of(net, edits, goal, branch_norms, add_to_branches(net, LAYER))
     vectors = torch.randn(1, 2, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.2
     got = add_to_branches(net, LAYER)(problem.observed, vectors.expand(len(rows), -1, -1))
-    layout, saved = layout_of(net), {}
+    decoder, saved = decoder_of(net), {}
     for row, (ids, place) in enumerate(zip(rows, subjects)):
 
         def bump(vector, place=place):
@@ -253,9 +255,9 @@ def test_pmet_adds_to_both_branches(family):
             return hook
 
         handles = [
-            net.get_submodule(layout.mlp.format(LAYER)).register_forward_hook(bump(vectors[0, 0])),
-            net.get_submodule(layout.attention.format(LAYER)).register_forward_hook(bump(vectors[0, 1])),
-            net.get_submodule(layout.block.format(LAYER)).register_forward_hook(
+            net.get_submodule(decoder.name("mlp", LAYER)).register_forward_hook(bump(vectors[0, 0])),
+            net.get_submodule(decoder.name("attention", LAYER)).register_forward_hook(bump(vectors[0, 1])),
+            net.get_submodule(decoder.name("block", LAYER)).register_forward_hook(
                 lambda m, a, out: saved.__setitem__("out", first_tensor(out))
             ),
         ]

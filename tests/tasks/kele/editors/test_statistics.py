@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from decathlon.language import encode, layout_of, run, tap
-from decathlon.language.layouts import matrix
-from decathlon.language.tiny import FAMILIES
-from decathlon.tasks.kele import Moments
+from decathlon.language import decoder_of, encode, run, tap, word_tokenizer
+from decathlon.language.decoder import matrix
+from decathlon.tasks.kele import Moments, Rome
 from decathlon.tasks.kele.editors import statistics as module
 from decathlon.tasks.kele.editors.statistics import accumulate, corpus_digest, self_corpus
-from tests.tasks.kele.common import CORPUS, model, tokenizer
+from tests.tasks.kele.common import CORPUS, EDITS, FAMILIES, FAST, WORDS, model, tokenizer
 
 
 def by_loop(net, tok, layer, corpus, length):
-    name = layout_of(net).down.format(layer)
+    name = decoder_of(net).name("down", layer)
     total, tokens = 0.0, 0
     for row in encode(tok, corpus):
         with tap(net, [name], keep=("input",)) as taps:
@@ -49,7 +48,7 @@ def test_the_corpus_is_streamed_and_the_pass_ends_at_the_layer(monkeypatch):
 
     monkeypatch.setattr(module, "_GROUP", 16)
     above = []
-    net.get_submodule(layout_of(net).block.format(2)).register_forward_hook(lambda *_: above.append(1))
+    net.get_submodule(decoder_of(net).name("block", 2)).register_forward_hook(lambda *_: above.append(1))
     first = next(accumulate(net, tok, [0], stream()))
     assert taken == 16 and first["texts"] == 16 and not above
 
@@ -72,7 +71,7 @@ def test_cache_is_keyed_by_weights_corpus_and_length(tmp_path, monkeypatch):
     assert torch.equal(Moments(net, tok, CORPUS, cache=tmp_path).moment(1), first) and not calls
     Moments(net, tok, CORPUS[:-1], cache=tmp_path).compute([1])
     Moments(net, tok, CORPUS, cache=tmp_path, length=4).compute([1])
-    matrix(net.get_submodule(layout_of(net).down.format(0)))[0, 0] += 1e-3
+    matrix(net.get_submodule(decoder_of(net).name("down", 0)))[0, 0] += 1e-3
     Moments(net, tok, CORPUS, cache=tmp_path).compute([1])
     assert len(calls) == 3
     assert not list(tmp_path.glob("*.part.pt"))
@@ -133,3 +132,36 @@ def test_without_a_corpus_the_model_writes_one():
     assert rows == self_corpus(net, tok, texts=4, length=20)
     assert [len(row) for row in rows] == [21] * 4
     torch.linalg.cholesky(Moments(net, tok).moment(1))
+
+
+def test_statistics_and_contexts_are_the_unedited_models_also_inside_an_edit(tmp_path):
+    net, tok = model("gpt2", "float32"), tokenizer()
+    outside = Rome(net, tok, 2, corpus=CORPUS, contexts=[[5, 2]])
+    expected, texts = outside.moments.moment(2), outside.contexts
+    with Rome(net, tok, 1, **FAST).apply(EDITS[:1]):
+        edited = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        inside = Rome(net, tok, 2, corpus=CORPUS, contexts=[[5, 2]], cache=tmp_path)
+        assert inside.contexts == texts
+        assert torch.equal(inside.moments.moment(2), expected)
+        assert all(torch.equal(tensor, edited[name]) for name, tensor in net.state_dict().items())
+    assert torch.equal(Rome(net, tok, 2, corpus=CORPUS, cache=tmp_path).moments.moment(2), expected)
+
+
+def test_cache_is_keyed_by_tokenizer_config_and_dtype_too(tmp_path):
+    net, tok = model("gpt2", "float32"), tokenizer()
+    Moments(net, tok, CORPUS, cache=tmp_path).compute([1])
+    before = len(list(tmp_path.glob("*.pt")))
+    Moments(net, word_tokenizer(WORDS[::-1]), CORPUS, cache=tmp_path).compute([1])
+    net.config.activation_function = "relu"
+    Moments(net, tok, CORPUS, cache=tmp_path).compute([1])
+    net.config.activation_function = "gelu_new"
+    Moments(net.double(), tok, CORPUS, cache=tmp_path).compute([1])
+    assert before == 1 and len(list(tmp_path.glob("*.pt"))) == 4
+    rows = encode(tok, CORPUS)
+    assert corpus_digest(rows, None) != corpus_digest([repr(row) for row in rows], None)
+
+
+def test_a_length_beyond_the_models_positions_is_cut():
+    net, tok = model("gpt2", positions=8), tokenizer()
+    texts = [" ".join(CORPUS)]
+    assert torch.equal(Moments(net, tok, texts).moment(1), Moments(net, tok, texts, length=8).moment(1))

@@ -61,7 +61,7 @@ def known_questions(model: Any, tokenizer: Any, cases: list[Any]) -> list[float]
 
 
 def test_the_unedited_model_gives_the_old_answer_to_everything(known: tuple[Any, Any, World]) -> None:
-    """Check 12, on a model of a few seconds, whose composition is not perfect yet."""
+    """On a model of a few seconds, whose composition is not perfect yet."""
     model, tokenizer, world = known
     assert accuracy(model, world.one_hop()) > 0.98 and accuracy(model, world.two_hop(world.composed)) > 0.9
     cases = world_cases(world, 20)
@@ -81,7 +81,7 @@ def depths(model: Any, tokenizer: Any, world: World, count: int, texts: int, ks:
 
 
 def check_depths(rows: dict[int, list[dict[str, Any]]]) -> dict[int, dict[str, float]]:
-    """Check 11: ROME (0) against ascending depths from k = 1.
+    """ROME (0) against ascending depths from k = 1.
 
     The rank grows all the way. Residue and reversion fall up to k = 20, where little is left of either; beyond, they
     are only asked to stay below those of k = 5.
@@ -106,7 +106,7 @@ def test_residue_falls_with_the_depth_of_the_erasure(known: tuple[Any, Any, Worl
 
 @pytest.mark.slow
 def test_depth_of_the_erasure_as_specified(tmp_path: Path) -> None:
-    """Check 11 on three models, 60 edits each, pooled.
+    """On three models, 60 edits each, pooled.
 
     Measured on six models: RS 3.30, 0.83, 0.59, 0.29 % and reversion 9.4, 3.5, 1.4, 1.0 % at k = 1, 5, 20, 50, so both
     are monotone there; on the first three, RS is 3.17, 0.74, 0.17, 0.36 % and reversion 8.6, 3.3, 0.6, 0.7 %.
@@ -118,7 +118,7 @@ def test_depth_of_the_erasure_as_specified(tmp_path: Path) -> None:
         for k, rows in depths(model, tokenizer, config.world(), 60, 1500, (1, 5, 20, 50)).items():
             pooled.setdefault(k, []).extend(rows)
         hits = known_questions(model, tokenizer, world_cases(config.world(), 60))
-        assert fmean(hits) >= 0.98  # check 12, on the models of the tables
+        assert fmean(hits) >= 0.98  # on the models of the tables
     out = check_depths(pooled)
     assert out[0]["cases"] == 180
     assert out[20]["mh"] > out[0]["mh"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from decathlon.tasks.kele.world import training as world_training
+from decathlon.tasks.kele.world.facts import World
 from decathlon.tasks.kele.world.forward import last_token_logits
-from decathlon.tasks.kele.world.training import Rows, WorldTraining, accuracy, draw, empty_model, rate, with_prefixes
+from decathlon.tasks.kele.world.training import Rows, WorldTraining, accuracy, draw, empty_model, with_prefixes
 
 SHORT = WorldTraining(seed=5, people=40, layers=2, width=32, heads=2, inner=64, steps=3, warmup=1)
 
@@ -74,9 +75,11 @@ def test_it_learns() -> None:
     assert accuracy(world_training.train(SHORT), SHORT.world().one_hop()) < 0.2
 
 
-def test_schedule() -> None:
-    assert rate(0, 1200, 100) == 0.01 and rate(99, 1200, 100) == rate(100, 1200, 100) == 1
-    assert rate(1200, 1200, 100) == pytest.approx(0.1)
+def test_a_model_is_kept_under_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = SHORT.path(tmp_path)
+    sentences = World.one_hop
+    monkeypatch.setattr(World, "one_hop", lambda world: sentences(world)[1:])
+    assert SHORT.path(tmp_path) != before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def world() -> World:
     return World(seed=3)
 
 
-def test_counts_of_the_specification(world: World) -> None:
+def test_counts_of_the_world(world: World) -> None:
     assert len(vocabulary()) == len(set(vocabulary())) == 240
     assert len(set(world.people)) == 200
     assert len(world.one_hop()) == 1888

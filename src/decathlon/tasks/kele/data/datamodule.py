@@ -1,6 +1,6 @@
 """The cases to edit and evaluate, as a LightningDataModule: a batch is a list of cases."""
 
-import hashlib
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from decathlon.errors import ConfigError, DataError
 from decathlon.files import cached
 from decathlon.language import Bos
+from decathlon.storage import digest
 from decathlon.tasks.kele.cases import Case, Loaded
 from decathlon.tasks.kele.data import counterfact, mquake
 from decathlon.tasks.kele.data import known as data_known
@@ -150,26 +151,24 @@ class EditCases(L.LightningDataModule):
     def _known(self, cases: Sequence[Case]) -> list[str]:
         """The ids that the filter keeps, from the cache or, once, from the model."""
         scanned = pick(cases, self.dataset.get("scan"), self.dataset.get("pick", "first"))
+        bos = self.bos
+        relations, shown = None, ""
+        if self.rule in ("hops", "questions"):
+            relations = json.loads(mquake.prompt_file(self.root, "relations").read_text(encoding="utf-8"))
+            shown = demonstrations(self.root, "few_shot")
         note = {
             "rule": self.rule,
             "model": self.spec.key,
             "source": [self.dataset["source"], self.dataset.get("version"), self.dataset.get("hops")],
             "scanned": len(scanned),
-            "first": scanned[0].id,
-            "last": scanned[-1].id,
+            "bos": bos,
+            "asked": digest([dataclasses.asdict(case) for case in scanned], relations, shown),
         }
-        bos = self.bos
-        if bos != "auto":
-            note["bos"] = bos
-        digest = hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()[:12]
 
         def make() -> list[str]:
-            log.info("asking %s which of %d cases it knows, once", self.spec.name, len(scanned))
+            log.warning("asking %s which of %d cases it knows, once", self.spec.name, len(scanned))
             model, tokenizer = self.spec.load(self.root)
-            relations, protocol = None, None
-            if self.rule in ("hops", "questions"):
-                relations = json.loads(mquake.prompt_file(self.root, "relations").read_text(encoding="utf-8"))
-                protocol = Protocol(demonstrations=demonstrations(self.root, "few_shot"), bos=bos)
+            protocol = Protocol(demonstrations=shown, bos=bos)
             ids = data_known.known(model, tokenizer, scanned, self.rule or "", relations, protocol, bos)
             log.info("it knows %d of them", len(ids))
             return ids
@@ -177,7 +176,7 @@ class EditCases(L.LightningDataModule):
         def save(ids: list[str], path: Path) -> None:
             data_known.save_ids(ids, note, path)
 
-        return cached(self.root / "kele" / f"known-{digest}.json", make, save, data_known.load_ids)
+        return cached(self.root / "kele" / f"known-{digest(note)}.json", make, save, data_known.load_ids)
 
 
 def pick(cases: Sequence[Case], count: int | None, how: str) -> list[Case]:

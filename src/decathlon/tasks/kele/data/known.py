@@ -8,6 +8,7 @@ from typing import Any
 from decathlon.errors import DataError
 from decathlon.language import Bos, generate, score
 from decathlon.tasks.kele.cases import Case, edit_probe
+from decathlon.tasks.kele.edit import object_text
 from decathlon.tasks.kele.evaluation.metrics import matches
 from decathlon.tasks.kele.evaluation.protocol import Protocol
 
@@ -49,11 +50,12 @@ def known(
 def _known_edits(model: Any, tokenizer: Any, cases: Sequence[Case], rule: str, bos: Bos) -> list[str]:
     probes = [(case.id, edit_probe(edit)) for case in cases for edit in case.edits]
     prompts = [probe.prompt for _, probe in probes]
-    old = score(model, tokenizer, prompts, [" " + probe.old for _, probe in probes], bos=bos)
+    answers = [(object_text(probe.prompt, probe.old), object_text(probe.prompt, probe.new)) for _, probe in probes]
+    old = score(model, tokenizer, prompts, [old for old, _ in answers], bos=bos)
     if rule == "answer":
         right = old.greedy
     else:
-        right = old.mean > score(model, tokenizer, prompts, [" " + probe.new for _, probe in probes], bos=bos).mean
+        right = old.mean > score(model, tokenizer, prompts, [new for _, new in answers], bos=bos).mean
     missed = {case_id for (case_id, _), ok in zip(probes, right.tolist()) if not ok}
     return [case.id for case in cases if case.id not in missed]
 

@@ -48,6 +48,7 @@ class AlphaEdit(Memit):
     """Edits of a request are made together; there are no earlier ones, so K_p of the paper is empty."""
 
     options_class: ClassVar[type[Options]] = AlphaEditOptions
+    unused: ClassVar[tuple[str, ...]] = ("weight", "ridge", "identity")
     chain: ClassVar[tuple[str, ...]] = ("memit", "alphaedit")
 
     def projector(self, layer: int) -> Tensor:

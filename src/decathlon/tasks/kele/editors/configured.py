@@ -3,10 +3,11 @@
 import inspect
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from decathlon.build import build, locate
+from decathlon.build import DESCRIPTIVE, build, check_options, locate
 from decathlon.errors import ConfigError
 from decathlon.tasks.kele.data.corpus import corpus_texts, world_texts
 from decathlon.tasks.kele.models import ModelSpec
@@ -16,19 +17,17 @@ log = logging.getLogger(__name__)
 
 def check_method(method: Mapping[str, Any]) -> None:
     """Raise a one-line ConfigError for an option that the method's editor does not have, or a value it cannot have."""
-    editor = locate(method["class"])
+    editor, label = locate(method["class"]), f"method={method['name']}"
+    given = {name: value for name, value in method.items() if name not in DESCRIPTIVE}
+    check_options(editor, given, label, given=2)  # model and tokenizer come later
     options = getattr(editor, "options_class", None)
     if options is None:
         return
-    fields = set(inspect.signature(options).parameters)
-    stray = sorted(set(method) - fields - _parameters(editor) - {"name", "title", "class", "ignores"})
-    if stray:
-        raise ConfigError(f"method={method['name']} has no option {stray[0]}; choose {', '.join(sorted(fields))}")
+    known = {field.name for field in fields(options)}
     try:
-        given = options(**{name: value for name, value in method.items() if name in fields and value is not None})
-        getattr(given, "objective", None)  # built, and so checked, when asked for
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"method={method['name']}: {error}") from error
+        options(**{name: value for name, value in given.items() if name in known and value is not None})
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from error
 
 
 def answers_itself(method: Mapping[str, Any]) -> bool:
@@ -50,37 +49,34 @@ def make_editor(
 ) -> Any:
     """The editor, ready to prepare updates: contexts sampled, key statistics computed.
 
+    What the run says and the editor has no use for (a corpus for fine-tuning) is left away.
+
     Args:
         layer: overrides the method's and the preset's layer unless null.
-        corpus: for the key statistics, see ``data_corpus.corpus_texts``; ``world``: rows of the world's training.
+        corpus: for the key statistics, see ``data.corpus.corpus_texts``; ``world``: rows of the world's training.
         samples: how many texts of it.
+
+    Raises:
+        ConfigError: one line, for what only the model can tell: a layer it does not have, its family.
     """
-    editor = locate(method["class"])
+    takes = inspect.signature(locate(method["class"])).parameters
     extra: dict[str, Any] = {"bos": bos, "seed": spec.seed}
-    if layer is not None:
+    if layer is not None and "layer" in takes:
         extra["layer"] = layer
-    if "corpus" in _parameters(editor):  # editors without statistics take it as well, and do not read it
+    if "corpus" in takes:
         if corpus == "world":
             extra["corpus"] = world_texts(spec.world_training().world(), tokenizer, samples)
         else:
-            extra["corpus"] = corpus_texts(root, corpus)
-            if "samples" in inspect.signature(editor.options_class).parameters:
-                extra["samples"] = samples
-    if "cache" in _parameters(editor) and not spec.is_world:
+            extra |= {"corpus": corpus_texts(root, corpus), "samples": samples}
+    if "cache" in takes and not spec.is_world:
         extra["cache"] = root / "kele"  # the world's statistics take a fraction of a second
-    built = build(method, model, tokenizer, **extra)
+    try:
+        built = build(method, model, tokenizer, called="method", **extra)
+    except ConfigError as error:
+        label, text = f"method={method['name']}", str(error)
+        raise ConfigError(f"{label} on model={spec.name}{text.removeprefix(label)}") from error
     if getattr(built, "moments", None) is not None:
         # Now, not within the first edit: they belong to the model, and seconds per edit shall not hold them.
         built.moments.compute(built.layers)
         log.debug("contexts: %s", built.contexts)
     return built
-
-
-def _parameters(editor: type) -> set[str]:
-    """Names of the arguments that an editor's constructor or those of its base classes take, besides options."""
-    names: set[str] = set()
-    for base in editor.__mro__[:-1]:
-        if "__init__" in vars(base):
-            signature = inspect.signature(vars(base)["__init__"])
-            names |= {name for name, p in signature.parameters.items() if p.kind != p.VAR_KEYWORD}
-    return names - {"self", "model", "tokenizer"}

@@ -26,6 +26,7 @@ def equality_constrained(vectors: Tensor, keys: Tensor, solved: Tensor) -> LowRa
 class Emmet(Rome):
     """Edits of a request are made together, from recall vectors found on the unedited model; mean keys only."""
 
+    unused: ClassVar[tuple[str, ...]] = ("key_mode",)
     chain: ClassVar[tuple[str, ...]] = ("rome", "emmet")
 
     def _prepare(self, requests: list[list[Edit]]) -> list[Update]:

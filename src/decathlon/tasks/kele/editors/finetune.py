@@ -1,18 +1,18 @@
 """FT and FT-L: train one matrix on the new fact; FT-L keeps every weight within a small distance of the old one."""
 
+import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from decathlon.language.decoder import decoder_of, matrix
 from decathlon.language.forward import device_of, head
-from decathlon.language.layouts import layout_of, matrix
 from decathlon.language.resume import upper_blocks
 from decathlon.tasks.kele.edit import Edit
-from decathlon.tasks.kele.editors.base import BaseEditor, Options
+from decathlon.tasks.kele.editors.base import LayerEditor, Options
 from decathlon.tasks.kele.editors.observe import Observed, observe
 from decathlon.tasks.kele.editors.prompts import Prompted, tokenise
 from decathlon.tasks.kele.update import Dense, Update
@@ -38,6 +38,7 @@ class FineTuneOptions(Options):
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.lr > 0 or self.steps < 0:
             raise ValueError(f"lr={self.lr} must be positive and steps={self.steps} not negative")
         if self.scoring not in ("teacher", "last"):
@@ -58,7 +59,7 @@ class _Rows:
     rows: Tensor  # which request each row belongs to
 
 
-class FineTune(BaseEditor):
+class FineTune(LayerEditor):
     """Minimises -log P(new | prompt) over the MLP's last matrix of one layer, for all edits of a request together.
 
     Requests are trained side by side, each with its own copy of the matrix; what lies below it is computed once.
@@ -67,27 +68,21 @@ class FineTune(BaseEditor):
     options_class: ClassVar[type[Options]] = FineTuneOptions
     chain: ClassVar[tuple[str, ...]] = ("ft",)
 
-    def __init__(
-        self, model: Any, tokenizer: Any, layer: int | Sequence[int] | None = None, *,
-        corpus: Any = None, samples: Any = None, moments: Any = None, **options: Any,
-    ) -> None:  # fmt: skip
-        """``corpus``, ``samples`` and ``moments`` are taken, so that all editors are built alike, and not used."""
-        super().__init__(model, tokenizer, layer, **options)
-
     def _prepare(self, requests: list[list[Edit]]) -> list[Update]:
         began = time.perf_counter()
         edits = iter(tokenise(self.tokenizer, [e for request in requests for e in request], [""], self.options.bos))
         prompted = [[next(edits) for _ in request] for request in requests]
         updates = [Update() for _ in requests]
-        module = self.model.get_submodule(layout_of(self.model).down.format(self.layer))
+        name = decoder_of(self.model).name("down", self.layer)
+        module = self.model.get_submodule(name)
         at_a_time = max(1, _MEMORY // (5 * 4 * module.weight.numel()))
         filled = [index for index, request in enumerate(prompted) if request]
         for first in range(0, len(filled), at_a_time):
             batch = filled[first : first + at_a_time]
             weights, losses, steps = self._train([prompted[index] for index in batch], module)
             for index, weight, loss, step in zip(batch, weights, losses.tolist(), steps.tolist()):
-                updates[index].deltas[layout_of(self.model).down.format(self.layer)] = Dense(weight)
-                updates[index].notes = [{"loss": loss, "steps": step}]
+                updates[index].deltas[name] = Dense(weight)
+                updates[index].notes = [{"loss": loss, "steps": step, "p_new": math.exp(-loss)}]
         for update in updates:
             update.seconds = (time.perf_counter() - began) / len(updates)
         return updates
@@ -159,7 +154,7 @@ class FineTune(BaseEditor):
         if module.bias is not None:
             values = values + module.bias
         hidden = observed.hidden - observed.values + values.to(observed.hidden.dtype)
-        top = upper_blocks(self.model, self.layer + 1, hidden, observed.positions, observed.mask, observed.past)
+        top = upper_blocks(self.model, self.layer + 1, hidden, observed.positions, observed.masks, observed.past)
         logp = torch.log_softmax(head(self.model, top[places.row, places.column]).to(weights.dtype), dim=-1)
         nll = -logp.gather(1, places.token[:, None])[:, 0] * places.weight
         return weights.new_zeros(len(weights)).index_add(0, places.owner, nll)

@@ -1,5 +1,6 @@
 """What the locate-and-edit editors share: contexts, key statistics, and recall vectors of many edits at once."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,18 +9,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from decathlon.language.decoder import decoder_of
 from decathlon.language.forward import device_of
-from decathlon.language.layouts import layer_count
 from decathlon.language.tokens import batches
-from decathlon.tasks.kele.edit import Edit
-from decathlon.tasks.kele.editors.base import BaseEditor, Options, log
+from decathlon.tasks.kele.edit import Edit, unspaced
+from decathlon.tasks.kele.editors.base import LayerEditor, Options, log
 from decathlon.tasks.kele.editors.observe import Observed, Patches, observe
 from decathlon.tasks.kele.editors.prompts import Prompted, sample_contexts, tokenise
 from decathlon.tasks.kele.editors.recall import Inject, Losses, Objective, Problem, Recall, optimise, places_of, rows_of
 from decathlon.tasks.kele.editors.statistics import Moments, Text
+from decathlon.tasks.kele.update import unedited
 
 _MEMORY = 2**30
 _CALLS = 20_000_000
+_OF_MOMENTS = ("samples", "length", "ridge", "identity")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class LocateOptions(Options):
         contexts: texts put before the prompt besides the empty one, or pairs (length, count) of texts that the model
             writes itself, once.
         samples, length, ridge: key statistics, see ``statistics.Moments``. identity: C = I instead.
+        max_tokens: tokens in one forward pass with gradients; None: as many as fit into about 1 GiB.
     """
 
     lr: float = 0.5
@@ -48,6 +52,11 @@ class LocateOptions(Options):
     length: int = 512
     ridge: float | None = None
     identity: bool = False
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.objective  # which checks its part
 
     @property
     def objective(self) -> Objective:
@@ -69,13 +78,13 @@ class Found:
     plain_output: Tensor
 
 
-class LocateEditor(BaseEditor):
+class LocateEditor(LayerEditor):
     """An editor that finds what the edited layer must say at the subject's last token.
 
     Args:
         corpus: texts for the key statistics, iterable several times; None: texts that the model writes itself.
-        cache: folder for key statistics and contexts; None: in memory only.
-        moments: statistics to share with another editor of the same model; ``corpus`` is then not used.
+        cache: folder for key statistics and contexts, which belong to the unedited model; None: in memory only.
+        moments: statistics to share with another editor of the same model, in place of a corpus.
     """
 
     options_class: ClassVar[type[Options]] = LocateOptions
@@ -85,7 +94,12 @@ class LocateEditor(BaseEditor):
         corpus: Iterable[Text] | None = None, cache: str | Path | None = None, preset: str | None = "auto",
         moments: Moments | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(model, tokenizer, layer, preset=preset, cache=cache, **options)
+        super().__init__(model, tokenizer, layer, preset=preset, **options)
+        self.cache = Path(cache) if cache is not None else None
+        if moments is not None:
+            for name, value in {"corpus": corpus, **{name: options.get(name) for name in _OF_MOMENTS}}.items():
+                if value is not None:
+                    raise ValueError(f"moments={type(moments).__name__} are there already: {name} would not be used")
         self.objective: Objective = self.options.objective
         opts = self.options
         self.moments = moments or Moments(
@@ -96,14 +110,18 @@ class LocateEditor(BaseEditor):
 
     @property
     def contexts(self) -> list[str]:
-        """The texts put before prompts; the first is empty. Sampled once per model."""
+        """The texts put before prompts; the first is empty. Sampled once, from the unedited model."""
         if self._contexts is None:
             given = list(self.options.contexts)
             if all(isinstance(text, str) for text in given):
-                self._contexts = ["", *(text if text[-1:].isspace() else text + " " for text in given if text)]
+                self._contexts = [
+                    "",
+                    *(text if text[-1].isspace() or unspaced(text) else text + " " for text in given if text),
+                ]
             elif all(not isinstance(pair, str) and len(pair) == 2 for pair in given):
                 plan = [(int(length), int(count)) for length, count in given]
-                self._contexts = sample_contexts(self.model, self.tokenizer, plan, self.options.seed, self.cache)
+                with unedited(self.model):
+                    self._contexts = sample_contexts(self.model, self.tokenizer, plan, self.options.seed, self.cache)
             else:
                 raise ValueError("contexts must be texts, or pairs (length, count); not both")
         return self._contexts
@@ -157,8 +175,9 @@ class LocateEditor(BaseEditor):
 
     def _batches(self, edits: Sequence[Prompted], layer: int) -> Iterator[list[int]]:
         config = self.model.config
-        above = layer_count(self.model) - layer - 1
-        inner = max(self.model.get_submodule(_down(self.model, layer)).weight.shape)
+        decoder = decoder_of(self.model)
+        above = decoder.layers - layer - 1
+        inner = decoder.projection("down", layer).inputs
         size = 4 * (above * (10 * config.hidden_size + 4 * inner) + 2 * config.vocab_size)
         budget = self.options.max_tokens or max(256, _MEMORY // size)
         lengths = []
@@ -182,18 +201,14 @@ class LocateEditor(BaseEditor):
                 "norm": float(torch.linalg.vector_norm(found.recall.vectors[index, 0])),
                 "norm_value": float(torch.linalg.vector_norm(found.plain_value[index])),
             }
-            if self.objective.alpha > 0 and edit.differ is None:
+            if self.objective.alpha > 0 and edit.shared is None:
                 reason = "one begins with the other" if edit.old else "no old object is given"
                 note["erasure_off"] = reason
                 log.warning("no erasure for %r, %r -> %r: %s", edit.edit.text, edit.edit.old, edit.edit.new, reason)
+            if self.objective.gamma > 0:  # otherwise the new object is not asked for
+                note["p_new"] = math.exp(-note["injection"])
             out.append(note)
         return out
-
-
-def _down(model: Any, layer: int) -> str:
-    from decathlon.language.layouts import layout_of
-
-    return layout_of(model).down.format(layer)
 
 
 def _merge(parts: Sequence[tuple[list[int], Found]]) -> Found:

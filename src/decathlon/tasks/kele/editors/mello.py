@@ -41,6 +41,7 @@ class MelloOptions(Options):
     tokens: int = 48
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.memory not in ("case", "all"):
             raise ValueError(f"memory={self.memory} is unknown; choose case or all")
         for name in ("max_hops", "tokens"):
@@ -64,16 +65,12 @@ class Mello(BaseEditor):
     """Answers questions with a memory of edited facts beside the unchanged model.
 
     While ``applied(update)`` is open, ``answers`` goes through the memory; the model itself is what it was.
-
-    Args:
-        layer, corpus, samples, moments: taken, so that all editors are built alike, and not used.
     """
 
     options_class: ClassVar[type[Options]] = MelloOptions
+    writes: ClassVar[bool] = False
 
-    def __init__(self, model: Any, tokenizer: Any, layer: int | Sequence[int] | None = None, **options: Any) -> None:
-        for name in ("corpus", "samples", "moments"):  # no arguments of their own: nobody need prepare them
-            options.pop(name, None)
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
         name = self.options.encoder
         self.embed: Embed = (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from decathlon.tasks.kele.edit import Edit
+from decathlon.tasks.kele.edit import Edit, object_text
 
 DEMONSTRATIONS = Path(__file__).with_name("mello.txt").read_text(encoding="utf-8")
 SUBQUESTION, TENTATIVE, FACT = "Subquestion:", "Tentative answer:", "Retrieved fact:"
@@ -19,7 +19,7 @@ Find = Callable[[Sequence[str]], Sequence[Edit | None]]
 
 def sentence(edit: Edit) -> str:
     """An edited fact as it is remembered and shown: its prompt with the new object."""
-    return f"{edit.text} {edit.new.strip()}."
+    return f"{edit.text}{object_text(edit.text, edit.new)}."
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decathlon.language.layouts import check_layer, layout_of
+from decathlon.language.decoder import check_layer, decoder_of
 from decathlon.language.tokens import batches
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import Options
@@ -50,6 +50,7 @@ class MemitOptions(LocateOptions):
     weight: float = 15_000.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} must be positive")
 
@@ -64,8 +65,8 @@ class Memit(LocateEditor):
     options_class: ClassVar[type[Options]] = MemitOptions
     chain: ClassVar[tuple[str, ...]] = ("memit",)
 
-    def _layers(self, layers: Sequence[int]) -> list[int]:
-        chosen = sorted({check_layer(self.model, int(layer)) for layer in layers})
+    def _layers(self, layers: list[int]) -> list[int]:
+        chosen = sorted({check_layer(self.model, layer) for layer in layers})
         if not chosen:
             raise ValueError("layer names no layer")
         return chosen
@@ -100,7 +101,7 @@ class Memit(LocateEditor):
     @property
     def _watched(self) -> str:
         """The module whose output at the subject shall reach the target."""
-        return layout_of(self.model).block.format(self.layer)
+        return decoder_of(self.model).name("block", self.layer)
 
     def _share(self, remaining: int) -> float:
         """One over the share of the residual that a layer takes when ``remaining`` are left, itself included."""
@@ -108,7 +109,7 @@ class Memit(LocateEditor):
 
     def _observe(self, edits: Sequence[Prompted], layer: int, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
         """Keys at ``layer`` (mean of the plain one and the others' mean) and the watched output, as edited so far."""
-        down = layout_of(self.model).down.format(layer)
+        down = decoder_of(self.model).name("down", layer)
         rows = [
             (prompt, subject, index)
             for index, edit in enumerate(edits)
@@ -132,7 +133,7 @@ class Memit(LocateEditor):
         return mean, torch.stack(outputs).to(wide).reshape(len(edits), contexts, -1)[:, 0]
 
     def _write(self, updates: list[Update], owners: list[int], layer: int, residual: Tensor, keys: Tensor) -> None:
-        name = layout_of(self.model).down.format(layer)
+        name = decoder_of(self.model).name("down", layer)
         groups = []
         for index, update in enumerate(updates):
             mine = torch.tensor([row for row, owner in enumerate(owners) if owner == index], dtype=torch.long)

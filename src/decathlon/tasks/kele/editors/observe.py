@@ -1,7 +1,6 @@
 """One pass over the rows of some edits that keeps all that later steps need: they go on from the edited layer only."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from decathlon.language.forward import device_of, floating_mask, hidden_states
-from decathlon.language.layouts import layer_count, layout_of
+from decathlon.language.decoder import check_positions, decoder_of
+from decathlon.language.forward import device_of, hidden_states
+from decathlon.language.increments import Increment, incremented_modules
+from decathlon.language.masks import Masks, masks_of
 from decathlon.language.resume import Past
 from decathlon.language.taps import first_tensor, run, tap
 from decathlon.language.tokens import pad
@@ -24,8 +25,8 @@ class Observed:
     """What a pass saw at the columns from each row's ``start`` on; rows are padded on the right.
 
     hidden: output of the tapped block, (rows, columns, width). keys, values: input and output of its MLP's last
-    matrix. attention: output of its attention branch. positions: (rows, columns). mask: additive, (rows, 1, columns,
-    earlier + columns). past: keys and values of the columns before ``start`` in the blocks above.
+    matrix. attention: output of its attention branch. positions: (rows, columns). masks: additive, (rows, 1,
+    columns, earlier + columns) each. past: keys and values of the columns before ``start`` in the blocks above.
     """
 
     hidden: Tensor
@@ -33,7 +34,7 @@ class Observed:
     values: Tensor
     attention: Tensor
     positions: Tensor
-    mask: Tensor
+    masks: Masks
     past: Past
 
     def select(self, rows: Tensor) -> "Observed":
@@ -44,27 +45,20 @@ class Observed:
             values=self.values[rows],
             attention=self.attention[rows],
             positions=self.positions[rows],
-            mask=self.mask[rows],
+            masks={window: mask[rows] for window, mask in self.masks.items()},
             past=self.past.select(rows),
         )
 
 
-@contextmanager
-def patched(model: Any, patches: Patches | None) -> Iterator[None]:
-    """Give each row of the batch its own low-rank change of some modules' weights: {module name: change} per row."""
-    handles = []
-    names = sorted({name for patch in patches or [] for name in patch})
-    try:
-        for name in names:
-            module = model.get_submodule(name)
-            factors = [patch.get(name) for patch in patches or []]
-            rank = max(factor.left.shape[1] for factor in factors if factor is not None)
-            left, right = (_stack(factors, side, rank) for side in ("left", "right"))
-            handles.append(module.register_forward_hook(_adder(left, right)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def increments(patches: Patches | None) -> dict[str, Increment]:
+    """Each row's own low-rank changes, {module name: change} per row, as increments of whole modules."""
+    out = {}
+    for name in sorted({name for patch in patches or [] for name in patch}):
+        factors = [patch.get(name) for patch in patches or []]
+        rank = max(factor.left.shape[1] for factor in factors if factor is not None)
+        left, right = (_stack(factors, side, rank) for side in ("left", "right"))
+        out[name] = Increment(right, left.transpose(1, 2))
+    return out
 
 
 def _stack(factors: Sequence[LowRank | None], side: str, rank: int) -> Tensor:
@@ -77,15 +71,6 @@ def _stack(factors: Sequence[LowRank | None], side: str, rank: int) -> Tensor:
     return out
 
 
-def _adder(left: Tensor, right: Tensor) -> Any:
-    def hook(_: Any, args: tuple, output: Tensor) -> Tensor:
-        wide = torch.promote_types(output.dtype, torch.float32)
-        change = (args[0].to(wide) @ right.to(output.device, wide)) @ left.to(output.device, wide).transpose(1, 2)
-        return (output.to(wide) + change).to(output.dtype)
-
-    return hook
-
-
 @torch.no_grad()
 def observe(
     model: Any, layer: int, rows: Sequence[Sequence[int]], starts: Sequence[int], patches: Patches | None = None
@@ -96,15 +81,19 @@ def observe(
         rows: token ids. starts: for each, the first column to keep.
         patches: for each row, changes of weights by module name.
     """
-    device, layout = device_of(model), layout_of(model)
+    device, decoder = device_of(model), decoder_of(model)
+    check_positions(model, max(len(row) for row in rows))
     ids, mask = (part.to(device) for part in pad(rows))
     start = torch.tensor(starts, device=device)
     length = mask.sum(dim=1)
-    block, attention, down = (getattr(layout, kind).format(layer) for kind in ("block", "attention", "down"))
+    block, attention, down = (decoder.name(kind, layer) for kind in ("block", "attention", "down"))
     cache: Any = DynamicCache()
     positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
     # Patches first: hooks run in the order of registration, and the taps are to see the patched outputs.
-    with patched(model, patches), tap(model, [block, attention, down], keep=("input", "output")) as taps:
+    with (
+        incremented_modules(model, increments(patches)),
+        tap(model, [block, attention, down], keep=("input", "output")) as taps,
+    ):
         hidden_states(model, ids, mask, positions, cache)
 
     columns = int((length - start).max())
@@ -118,7 +107,7 @@ def observe(
     allowed = torch.cat([earlier[:, None, :].expand(-1, columns, -1), own], dim=2)
     above = {
         index: (cache.layers[index].keys[:, :, :before], cache.layers[index].values[:, :, :before])
-        for index in range(layer + 1, layer_count(model))
+        for index in range(layer + 1, decoder.layers)
     }
     return Observed(
         hidden=first_tensor(taps.outputs[block])[row, where],
@@ -126,7 +115,7 @@ def observe(
         values=taps.outputs[down][row, where],
         attention=taps.outputs[attention][row, where],
         positions=where,
-        mask=floating_mask(allowed, model.dtype),
+        masks=masks_of(model, allowed, where, torch.cat([positions[:, :before], where], dim=1)),
         past=Past(above),
     )
 
@@ -150,7 +139,10 @@ def at_subjects(
     row, where = torch.arange(len(rows), device=device), torch.tensor(subjects, device=device)
     positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
     names = list(dict.fromkeys([*inputs, *outputs]))
-    with patched(model, patches), tap(model, names, keep=("input", "output"), stop=True) as taps:
+    with (
+        incremented_modules(model, increments(patches)),
+        tap(model, names, keep=("input", "output"), stop=True) as taps,
+    ):
         run(hidden_states, model, ids, mask, positions)
     return (
         {name: taps.inputs[name][row, where] for name in inputs},

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decathlon.language.layouts import layout_of
+from decathlon.language.decoder import decoder_of
 from decathlon.tasks.kele.editors.locate import Found
 from decathlon.tasks.kele.editors.memit import Memit
 from decathlon.tasks.kele.editors.observe import Observed
@@ -24,14 +24,13 @@ def branch_norms(observed: Observed) -> Tensor:
 
 def add_to_branches(model: Any, layer: int) -> Inject:
     """Adds vector 0 to the MLP's output and vector 1 to the attention's, which in a sequential block the MLP reads."""
-    layout = layout_of(model)
-    mlp = model.get_submodule(layout.mlp.format(layer))
-    norm = model.get_submodule(layout.mlp_norm.format(layer))
+    decoder = decoder_of(model)
+    mlp, norm = decoder.module("mlp", layer), decoder.module("mlp_norm", layer)
 
     def inject(observed: Observed, vectors: Tensor) -> Tensor:
         output = observed.hidden[:, 0]
         to_mlp, to_attention = vectors[:, 0].to(output.dtype), vectors[:, 1].to(output.dtype)
-        if layout.parallel:
+        if decoder.parallel:
             return output + to_attention + to_mlp
         middle = output - observed.values[:, 0] + to_attention
         return middle + mlp(norm(middle)) + to_mlp
@@ -52,7 +51,7 @@ class Pmet(Memit):
 
     @property
     def _watched(self) -> str:
-        return layout_of(self.model).down.format(self.layer)
+        return decoder_of(self.model).name("down", self.layer)
 
     def _share(self, remaining: int) -> float:
         return math.sqrt(remaining)

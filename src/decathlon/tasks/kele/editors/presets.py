@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "contexts": _WORLD_CONTEXTS,
         },
         "kele": {"alpha": 0.1},
-        # The specification has layers 0 to 2 and clamp 0.75: there the clamp keeps half of the edits from succeeding.
+        # With MEMIT's clamp of 0.75 and layers 0 to 2 the clamp keeps half of the edits from succeeding.
         "memit": {
             "layer": (0, 1), "lr": 0.1, "steps": 120, "stop": 0.15, "clamp": 1.5, "beta": 0.0, "omega": 0.0,
             "ridge": 1e-4, "weight": 0.05, "contexts": _WORLD_CONTEXTS,
@@ -95,11 +95,11 @@ def settings(model: Any, preset: str | None, chain: Sequence[str]) -> Mapping[st
     for table in (_GENERAL, PRESETS.get(name or "", {})):
         for link in chain:
             merged |= table.get(link, {})
-    merged.setdefault("layer", _default_layer(model, chain[0]))
+    merged.setdefault("layer", _default_layer(model, chain[0] if chain else ""))
     return merged
 
 
 def _default_layer(model: Any, editor: str) -> int | tuple[int, ...]:
     """About a sixth of the way up, as in GPT-J, LLaMA and SmolLM2; MEMIT: up to five layers that end there."""
     layer = max(0, round(model.config.num_hidden_layers / 6))
-    return tuple(range(max(0, layer - 2), layer + 1)) if editor == "memit" else layer
+    return tuple(range(max(0, layer - 4), layer + 1)) if editor == "memit" else layer

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from decathlon.errors import DataError
 from decathlon.files import cached, write_text
-from decathlon.language.fingerprint import fingerprint
+from decathlon.language.fingerprint import fingerprint, tokenizer_fingerprint
 from decathlon.language.generation import sample
 from decathlon.language.tokens import Bos, encode_with_offsets, start_ids
-from decathlon.tasks.kele.edit import Edit, check_known, object_ids
+from decathlon.storage import digest
+from decathlon.tasks.kele.edit import Edit, check_known, object_ids, unspaced
 
 ESSENCE = "{} is a"
 
@@ -26,7 +28,7 @@ class Prompted:
         subjects: for each, the index of the subject's last token.
         essence, essence_subject: the same for the text "{subject} is a".
         new, old: token ids of the objects; ``old`` is empty if the edit names none.
-        differ: how many first tokens the two objects have in common, or None if one begins with the other.
+        shared: how many first tokens the two objects have in common, or None if one begins with the other.
     """
 
     edit: Edit
@@ -36,7 +38,7 @@ class Prompted:
     essence_subject: int
     new: list[int]
     old: list[int]
-    differ: int | None
+    shared: int | None
 
 
 def last_token(offsets: Sequence[tuple[int, int]], end: int) -> int:
@@ -77,11 +79,10 @@ def tokenise(tokenizer: Any, edits: Sequence[Edit], contexts: Sequence[str], bos
     for index, edit in enumerate(edits):
         block = slice(index * width, (index + 1) * width)
         ids, where = [ids for ids, _ in rows[block]], places[block]
-        new = object_ids(tokenizer, edit.new)
-        old = object_ids(tokenizer, edit.old) if edit.old.strip() else []
-        out.append(
-            Prompted(edit, ids[:-1], where[:-1], ids[-1], where[-1], new, old, common_prefix(new, old) if old else None)
-        )
+        new = object_ids(tokenizer, edit.text, edit.new)
+        old = object_ids(tokenizer, edit.text, edit.old) if edit.old.strip() else []
+        shared = common_prefix(new, old) if old else None
+        out.append(Prompted(edit, ids[:-1], where[:-1], ids[-1], where[-1], new, old, shared))
     return out
 
 
@@ -90,7 +91,8 @@ def sample_contexts(
 ) -> list[str]:
     """Contexts that the model writes itself: the empty one, then for each (length, count) so many texts of that length.
 
-    Sampled with top-k 5 from the beginning of a text, each ended by ". ". Kept in ``cache`` under the model's weights.
+    Sampled with top-k 5 from the beginning of a text, each ended by ". " (or the ideographic full stop, without a
+    space). Kept in ``cache`` under the contents of model and tokenizer.
     """
 
     def make() -> list[str]:
@@ -104,15 +106,22 @@ def sample_contexts(
             for start, made in zip(starts, sample(model, starts, length, top_k=5, seed=seed + length)):
                 ids = made if first else [*start, *made]
                 text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                texts.append(" ".join(text.split()) + ". ")
+                joined = " ".join(text.split())
+                texts.append(joined + ("\u3002" if unspaced(joined) else ". "))
         return texts
 
     if cache is None:
         return make()
-    name = f"contexts-{fingerprint(model)}-{seed}-" + "_".join(f"{length}x{count}" for length, count in plan)
-    return cached(
-        cache / f"{name}.json",
-        make,
-        lambda texts, path: write_text(path, json.dumps(texts, ensure_ascii=False)),
-        lambda path: json.loads(path.read_text(encoding="utf-8")),
-    )
+    key = digest(fingerprint(model), tokenizer_fingerprint(tokenizer), seed, plan)
+    return cached(cache / f"contexts-{key}.json", make, _save, _load)
+
+
+def _save(texts: list[str], path: Path) -> None:
+    write_text(path, json.dumps(texts, ensure_ascii=False))
+
+
+def _load(path: Path) -> list[str]:
+    try:
+        return [str(text) for text in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it, it will be made again") from error

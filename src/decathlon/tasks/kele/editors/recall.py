@@ -1,12 +1,12 @@
 """The recall vector of an edit: what must be added at the subject's last token to make the model say the new object.
 
-Specification section 2.3: injection, erasure, locality and norm penalty, minimised by Adam with a clamp. Many edits are
+Injection, erasure, locality and norm penalty (see ``Objective``) are minimised by Adam with a clamp. Many edits are
 optimised together: each has its own Adam state, clamp and stop, and leaves the batch when it has converged.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ class Objective:
         alpha: weight of the erasure loss; 0: none.
         depth: k of the erasure loss: the old object is pushed below the k-th largest logit.
         beta: weight of the KL divergence at the subject's last token in "{subject} is a".
-        kl: ``forward``: KL(before || after), as in the specification; ``reverse``: KL(after || before), which is what
-            ROME's published code evaluates.
+        kl: ``forward``: KL(before || after); ``reverse``: KL(after || before), which is what ROME's published code
+            evaluates.
         omega: weight of the norm penalty.
     """
 
@@ -105,12 +105,12 @@ def rows_of(edit: Prompted, essence: bool) -> tuple[list[list[int]], list[int]]:
 
 
 @dataclass
-class Places:
-    """Where the losses of some edits are read, in the flattened rows of an ``Observed``.
+class Points:
+    """Places in the flattened rows of an ``Observed`` where a logit is read, one entry each.
 
-    row, column, token, edit, weight: one entry per predicted token of the new object; an edit's weights add up to 1.
-    erased: which of those entries predict the first token that old and new object do not share, one per context;
-    old: the old object's token there; erased_edit, erased_weight: as above. essence: the essence row of each edit.
+    attributes:
+        row, column: the place. token: the token whose logit is read. edit: which edit it belongs to.
+        weight: its share in the edit's mean.
     """
 
     row: Tensor
@@ -118,59 +118,69 @@ class Places:
     token: Tensor
     edit: Tensor
     weight: Tensor
-    erased: Tensor
-    old: Tensor
-    erased_edit: Tensor
-    erased_weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def of(cls, entries: Sequence[tuple[int, int, int, int, float]], device: torch.device, dtype: torch.dtype) -> Self:
+        """From one tuple (row, column, token, edit, weight) per place."""
+        row, column, token, edit, weight = zip(*entries) if entries else ((),) * 5
+        whole = {"row": row, "column": column, "token": token, "edit": edit}
+        long = {name: torch.tensor(part, dtype=torch.long, device=device) for name, part in whole.items()}
+        return cls(**long, weight=torch.tensor(weight, dtype=dtype, device=device))
+
+
+@dataclass
+class Places:
+    """Where the losses of some edits are read.
+
+    attributes:
+        new: the predicted tokens of the new objects; an edit's weights add up to 1. erased: the old object's token at
+            those of them that predict the first token that old and new object do not share; weights add up to 1, too.
+        erased_at: which entries of ``new`` these are.
+        essence: the essence row of each edit. rows: which edit each row belongs to. count: how many edits there are.
+    """
+
+    new: Points
+    erased: Points
+    erased_at: Tensor
     essence: Tensor
-    rows: Tensor  # which edit each row belongs to
-    count: int = field(default=0)
+    rows: Tensor
+    count: int
 
 
 def places_of(edits: Sequence[Prompted], essence: bool, device: torch.device, dtype: torch.dtype) -> Places:
     """``Places`` of the rows that ``rows_of`` makes for ``edits``, one after another."""
-    row: list[int] = []
-    column: list[int] = []
-    token: list[int] = []
-    owner: list[int] = []
-    weight: list[float] = []
-    erased: list[int] = []
-    old: list[int] = []
-    erased_owner: list[int] = []
-    erased_weight: list[float] = []
+    new: list[tuple[int, int, int, int, float]] = []
+    erased: list[tuple[int, int, int, int, float]] = []
+    erased_at: list[int] = []
     essences: list[int] = []
     rows: list[int] = []
-    at = 0
     for index, edit in enumerate(edits):
         contexts, length = len(edit.prompts), len(edit.new)
         for prompt, subject in zip(edit.prompts, edit.subjects):
-            if edit.differ is not None:
-                erased.append(len(row) + edit.differ)
-                old.append(edit.old[edit.differ])
-                erased_owner.append(index)
-                erased_weight.append(1 / contexts)
-            row += [at] * length
-            column += range(len(prompt) - 1 - subject, len(prompt) - 1 - subject + length)
-            token += edit.new
-            owner += [index] * length
-            weight += [1 / (contexts * length)] * length
+            at, first = len(rows), len(prompt) - 1 - subject
+            if edit.shared is not None:
+                erased_at.append(len(new) + edit.shared)
+                erased.append((at, first + edit.shared, edit.old[edit.shared], index, 1 / contexts))
+            new += [(at, first + i, token, index, 1 / (contexts * length)) for i, token in enumerate(edit.new)]
             rows.append(index)
-            at += 1
         if essence:
-            essences.append(at)
+            essences.append(len(rows))
             rows.append(index)
-            at += 1
 
     def long(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    def real(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device)
-
     return Places(
-        long(row), long(column), long(token), long(owner), real(weight),
-        long(erased), long(old), long(erased_owner), real(erased_weight), long(essences), long(rows), len(edits),
-    )  # fmt: skip
+        new=Points.of(new, device, dtype),
+        erased=Points.of(erased, device, dtype),
+        erased_at=long(erased_at),
+        essence=long(essences),
+        rows=long(rows),
+        count=len(edits),
+    )
 
 
 def erasure(logits: Tensor, old: Tensor, depth: int) -> Tensor:
@@ -219,15 +229,16 @@ class Problem:
         first = self.inject(self.observed, vectors[places.rows])
         hidden = torch.cat([first[:, None], self.observed.hidden[:, 1:]], dim=1)
         observed = self.observed
-        top = upper_blocks(self.model, self.layer + 1, hidden, observed.positions, observed.mask, observed.past)
-        logits = head(self.model, top[places.row, places.column]).to(dtype)
-        logp = torch.log_softmax(logits, dim=-1).gather(1, places.token[:, None])[:, 0]
+        top = upper_blocks(self.model, self.layer + 1, hidden, observed.positions, observed.masks, observed.past)
+        new = places.new
+        logits = head(self.model, top[new.row, new.column]).to(dtype)
+        logp = torch.log_softmax(logits, dim=-1).gather(1, new.token[:, None])[:, 0]
         zeros = vectors.new_zeros(places.count)
-        injection = zeros.index_add(0, places.edit, -logp * places.weight)
+        injection = zeros.index_add(0, new.edit, -logp * new.weight)
         erased, divergence = zeros, zeros
         if goal.alpha > 0 and len(places.erased):
-            excess = erasure(logits[places.erased], places.old, goal.depth)
-            erased = zeros.index_add(0, places.erased_edit, excess * places.erased_weight)
+            excess = erasure(logits[places.erased_at], places.erased.token, goal.depth)
+            erased = zeros.index_add(0, places.erased.edit, excess * places.erased.weight)
         if goal.beta > 0:
             after = torch.log_softmax(head(self.model, top[places.essence, 0]).to(dtype), dim=-1)
             if self.before is None:
@@ -244,7 +255,7 @@ class Problem:
         device = edits.device
         wanted = torch.isin(self.places.rows, edits)
         self.observed = self.observed.select(torch.nonzero(wanted)[:, 0])
-        self.places = places_of(edits_prompted, len(self.places.essence) > 0, device, self.places.weight.dtype)
+        self.places = places_of(edits_prompted, len(self.places.essence) > 0, device, self.places.new.weight.dtype)
         self.norms = self.norms[edits]
         self.before = self.before[edits] if self.before is not None else None
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from decathlon.language.layouts import layout_of
+from decathlon.language.decoder import decoder_of
 from decathlon.tasks.kele.edit import Edit
 from decathlon.tasks.kele.editors.base import Options, log
 from decathlon.tasks.kele.editors.locate import Found, LocateEditor, LocateOptions
@@ -30,7 +30,7 @@ def value_norms(observed: Observed) -> Tensor:
 def rank_one(vector: Tensor, direction: Tensor, key: Tensor) -> LowRank:
     """The smallest change (in the norm that C gives) by which ``key`` comes out ``vector`` further.
 
-    W' = W + h (C^-1 k)^T / ((C^-1 k)^T k_0), equation of section 2.2 with v* - W k = h.
+    W' = W + h (C^-1 k)^T / ((C^-1 k)^T k_0), ROME's closed form with v* - W k = h.
 
     Args:
         vector: h, (width,). direction: C^-1 k, (inner,). key: k_0, (inner,).
@@ -51,6 +51,7 @@ class RomeOptions(LocateOptions):
     key_mode: str = "r_rome"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.key_mode not in ("rome", "r_rome"):
             raise ValueError(f"key_mode={self.key_mode} is unknown; choose rome or r_rome")
 
@@ -84,11 +85,16 @@ class Rome(LocateEditor):
     @property
     def module_name(self) -> str:
         """The edited module."""
-        return layout_of(self.model).down.format(self.layer)
+        return decoder_of(self.model).name("down", self.layer)
+
+    @property
+    def _two_keys(self) -> bool:
+        """Whether the mean key gives the direction and the plain prompt's key is mapped."""
+        return bool(self.options.key_mode == "rome")
 
     def _deltas(self, found: Found) -> list[LowRank]:
         directions = self.moments.solve(self.layer, found.key).to(found.key)
-        keys = found.plain_key if self.options.key_mode == "rome" else found.key
+        keys = found.plain_key if self._two_keys else found.key
         wide = torch.float64
         return [
             rank_one(vector.to(wide), direction.to(wide), key.to(wide))
@@ -100,7 +106,7 @@ class Rome(LocateEditor):
         mean, plain = found.key.double().cpu(), found.plain_key.double().cpu()
         a, b = self.moments.solve(self.layer, mean), self.moments.solve(self.layer, plain)
         cosine = (a * plain).sum(1) / ((a * mean).sum(1) * (b * plain).sum(1)).sqrt()
-        harmful = self.options.key_mode == "rome"
+        harmful = self._two_keys
         for note, edit, value in zip(notes, edits, cosine.tolist()):
             note["key_cosine"] = value
             if abs(value) < _WARN_COSINE:

@@ -12,28 +12,31 @@ import torch
 from torch import Tensor
 
 from decathlon.files import atomic, locked
-from decathlon.language.fingerprint import fingerprint
+from decathlon.language.decoder import decoder_of, position_limit
+from decathlon.language.fingerprint import fingerprint, tokenizer_fingerprint
 from decathlon.language.forward import device_of, hidden_states
 from decathlon.language.generation import sample
-from decathlon.language.layouts import layout_of
 from decathlon.language.taps import run, tap
 from decathlon.language.tokens import Bos, batches, encode, pad, start_ids
+from decathlon.storage import digest, load_state
+from decathlon.tasks.kele.update import unedited
 
 Text = str | Sequence[int]
 log = logging.getLogger(__name__)
 
 _GROUP = 256  # texts sorted by length at a time
 _SAVE_SECONDS = 60.0
+_TELL_SECONDS = 30.0
+_TEXTS, _LENGTH = 64, 192  # that a model writes itself
 _ENOUGH = 10  # tokens per entry of a key, below which C gets a ridge
 
 
 def corpus_digest(corpus: Iterable[Text], limit: int | None) -> str:
-    """Hexadecimal digest (16 characters) of the first ``limit`` texts, in order."""
-    digest = hashlib.sha256()
+    """Hexadecimal digest (16 characters) of the first ``limit`` texts, in order; a row of ids is no text."""
+    content = hashlib.sha256()
     for text in islice(corpus, limit):
-        digest.update((text if isinstance(text, str) else repr(list(text))).encode())
-        digest.update(b"\x00")
-    return digest.hexdigest()[:16]
+        content.update(digest(text if isinstance(text, str) else list(text)).encode())
+    return content.hexdigest()[:16]
 
 
 def accumulate(
@@ -55,16 +58,17 @@ def accumulate(
     loop over texts, up to rounding.
 
     Args:
-        limit: number of texts. length: tokens of a text that are used, separator included.
+        limit: number of texts. length: tokens of a text that are used, separator included, as far as the model has
+            positions for them.
         state: go on from here; the texts that it has seen are skipped.
 
     Yields:
         after each group the same mapping: ``texts``, ``tokens`` and ``sums`` (layer -> (inner, inner)).
     """
-    names = layout_of(model).names("down", list(layers))
+    decoder = decoder_of(model)
+    names = decoder.names("down", layers)
     if state is None:
-        sizes = {layer: model.get_submodule(name).weight for layer, name in zip(layers, names)}
-        width = {layer: max(weight.shape) for layer, weight in sizes.items()}
+        width = {layer: decoder.projection("down", layer).inputs for layer in layers}
         state = {
             "texts": 0,
             "tokens": 0,
@@ -72,6 +76,7 @@ def accumulate(
                 layer: torch.zeros(n, n, dtype=torch.float64, device=device_of(model)) for layer, n in width.items()
             },
         }
+    length = min(length, position_limit(model) or length)
     texts = islice(corpus, state["texts"], limit)
     while group := list(islice(texts, _GROUP)):
         rows = [list(text) for text in group if not isinstance(text, str)]
@@ -100,6 +105,8 @@ def _add(model: Any, layers: Sequence[int], names: list[str], rows: list[list[in
 
 class Moments:
     """Key statistics of one model over one corpus, by layer; each is computed once and kept on disk.
+
+    They belong to the unedited model: edits that are in place are taken out while they are computed.
 
     Args:
         corpus: texts (or rows of token ids) that can be iterated over several times; None: the model writes its own,
@@ -139,23 +146,30 @@ class Moments:
 
     def compute(self, layers: Sequence[int]) -> None:
         """Have the statistics of ``layers`` ready: from memory, from disk, or by one pass over the corpus."""
+        with unedited(self.model):
+            self._compute(layers)
+
+    def _compute(self, layers: Sequence[int]) -> None:
         missing = [layer for layer in dict.fromkeys(layers) if layer not in self._moments]
         if not missing:
             return
         if self.identity:
             for layer in missing:
-                weight = self.model.get_submodule(layout_of(self.model).down.format(layer)).weight
-                self._moments[layer] = torch.eye(max(weight.shape), dtype=torch.float64)
+                width = decoder_of(self.model).projection("down", layer).inputs
+                self._moments[layer] = torch.eye(width, dtype=torch.float64)
             return
         if self.corpus is None:
+            log.warning(
+                "no corpus was given: the model writes %d texts of %d tokens for its key statistics, once; "
+                "corpus=... takes texts of yours", _TEXTS, _LENGTH,
+            )  # fmt: skip
             self.corpus = self_corpus(self.model, self.tokenizer, seed=self.seed)
-            log.info("no corpus was given: key statistics come from %d texts the model wrote itself", len(self.corpus))
         if self.cache is None or iter(self.corpus) is self.corpus:
             state = self._run(missing, None)
             self._take(missing, state)
             return
-        digest = corpus_digest(self.corpus, self.samples)
-        key = f"{fingerprint(self.model)}-{digest}-{self.length}-{self.bos}"
+        texts = corpus_digest(self.corpus, self.samples)
+        key = digest(fingerprint(self.model), tokenizer_fingerprint(self.tokenizer), texts, self.length, self.bos)
         paths = {layer: self.cache / f"moment-{key}-layer{layer}.pt" for layer in missing}
         with locked(self.cache / f"moment-{key}.lock"):
             absent = [layer for layer in missing if not paths[layer].exists()]
@@ -169,7 +183,7 @@ class Moments:
                     )
                 part.unlink(missing_ok=True)
         for layer in missing:
-            saved = torch.load(paths[layer], weights_only=True)
+            saved = load_state(paths[layer])
             self._moments[layer] = self._ridged(layer, saved["moment"], saved["tokens"])
 
     def _run(self, layers: list[int], part: Path | None) -> dict[str, Any]:
@@ -177,8 +191,8 @@ class Moments:
         state: dict[str, Any] | None = None
         found = None
         if part is not None and part.exists():
-            found = torch.load(part, weights_only=True, map_location=device_of(self.model))
-        saved = time.monotonic()
+            found = _on(device_of(self.model), load_state(part))
+        saved = told = time.monotonic()
         for state in accumulate(
             self.model, self.tokenizer, layers, self.corpus,
             limit=self.samples, length=self.length, bos=self.bos, state=found,
@@ -186,6 +200,10 @@ class Moments:
             if part is not None and time.monotonic() - saved > _SAVE_SECONDS:
                 _save(state, part)
                 saved = time.monotonic()
+            if time.monotonic() - told > _TELL_SECONDS:
+                of = f" of {self.samples}" if self.samples else ""
+                log.warning("key statistics: %d%s texts, %d tokens so far", state["texts"], of, state["tokens"])
+                told = time.monotonic()
         if state is None or not state["tokens"]:
             raise ValueError("the corpus for the key statistics has no texts")
         return state
@@ -232,12 +250,18 @@ class Moments:
         return torch.cholesky_solve(keys.double().cpu().T, self._factors[layer]).T
 
 
+def _on(device: torch.device, state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "sums": {layer: total.to(device) for layer, total in state["sums"].items()}}
+
+
 def _save(value: dict[str, Any], path: Path) -> None:
     with atomic(path) as temporary:
         torch.save(value, temporary)
 
 
-def self_corpus(model: Any, tokenizer: Any, *, texts: int = 64, length: int = 192, seed: int = 0) -> list[list[int]]:
+def self_corpus(
+    model: Any, tokenizer: Any, *, texts: int = _TEXTS, length: int = _LENGTH, seed: int = 0
+) -> list[list[int]]:
     """Token rows that the model writes itself, drawn from its whole distribution: statistics without any data.
 
     A stand-in for a real corpus, good enough for a first try and reproducible; results on real text differ a little.

@@ -10,7 +10,7 @@ from torch import Tensor
 from decathlon.errors import ConfigError
 from decathlon.language import Bos, Scores, continuation_ids, generate, next_logits, score
 from decathlon.tasks.kele.cases import Case, Probe, edit_probe
-from decathlon.tasks.kele.edit import Edit
+from decathlon.tasks.kele.edit import Edit, object_text
 from decathlon.tasks.kele.evaluation.answers import evaluate_answers
 from decathlon.tasks.kele.evaluation.metrics import case_metrics, judged, ngram_entropy, partial_ratio
 
@@ -98,7 +98,7 @@ class _Pairs:
 
     def add(self, prompt: str, answer: str) -> int:
         self.prompts.append(prompt)
-        self.answers.append(" " + answer.strip())
+        self.answers.append(object_text(prompt, answer))
         return len(self.prompts) - 1
 
     def run(self, model: Any, tokenizer: Any, bos: Bos) -> None:
@@ -199,7 +199,7 @@ def residual(model: Any, tokenizer: Any, edits: Sequence[Edit], bos: Bos = "auto
     """
     prompts, tokens = [], []
     for edit in edits:
-        old, new = (continuation_ids(tokenizer, " " + text) for text in (edit.old, edit.new))
+        old, new = (continuation_ids(tokenizer, object_text(edit.text, text)) for text in (edit.old, edit.new))
         shared = 0
         while shared < min(len(old), len(new)) and old[shared] == new[shared]:
             shared += 1

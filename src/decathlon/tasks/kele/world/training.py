@@ -1,9 +1,6 @@
 """Trains the tiny GPT-2 that knows a synthetic world, in well under a minute, and keeps it on disk."""
 
-import hashlib
-import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +12,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from decathlon.files import cached
+from decathlon.schedules import schedule
+from decathlon.storage import digest
 from decathlon.tasks.kele.world.facts import PREFIXES, Sentence, World, world_tokenizer
 from decathlon.tasks.kele.world.forward import last_token_logits
 
@@ -60,9 +59,11 @@ class WorldTraining:
         return World(self.seed, self.people, self.composed)
 
     def path(self, root: str | Path) -> Path:
-        """Where the trained model lies: one file per different training."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-        return Path(root) / "kele" / f"world-{digest}.safetensors"
+        """Where the trained model lies: one file per different training, and per content of what it is trained on."""
+        world = self.world()
+        sentences = [[s.prompt, s.answer] for s in (*world.one_hop(), *world.two_hop(world.composed))]
+        key = digest(asdict(self), world_tokenizer().get_vocab(), list(PREFIXES), sentences)
+        return Path(root) / "kele" / f"world-{key}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,11 @@ def train(config: WorldTraining, world: World | None = None) -> GPT2LMHeadModel:
             {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+        # Where the training is shorter than its warm-up it ends within it.
+        rate = schedule("cosine", max(config.steps, config.warmup + 1), config.warmup, end=0.1)
         for step in range(config.steps):
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * rate(step, config.steps, config.warmup)
+                group["lr"] = config.lr * rate(step)
             half = config.batch_size // 2
             ones = draw(one_hop, half, config.prefixed, generator)
             twos = draw(two_hop, half, config.prefixed, generator)
@@ -169,14 +172,6 @@ def train(config: WorldTraining, world: World | None = None) -> GPT2LMHeadModel:
             if (step + 1) % 200 == 0 or step + 1 == config.steps:
                 log.info("world model: step %d of %d, loss %.4f", step + 1, config.steps, loss.item())
     return model.eval()
-
-
-def rate(step: int, steps: int, warmup: int) -> float:
-    """Learning rate of a step as a share of the peak."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
 
 
 def prepare(root: str | Path, config: WorldTraining) -> Path:
