@@ -19,9 +19,7 @@ class Split(NamedTuple):
     test: Tensor
 
 
-def random_split(
-    n: int, seed: int = 42, sizes: Sequence[int] | None = None, published: int | None = None
-) -> Split:
+def random_split(n: int, seed: int = 42, sizes: Sequence[int] | None = None, published: int | None = None) -> Split:
     """Shuffle 0..n-1 with Python's ``random.Random(seed)`` and cut it: 80 % / 10 % / rest.
 
     Args:

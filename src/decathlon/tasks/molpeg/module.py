@@ -13,6 +13,7 @@ from decathlon.molecules.encoders import model_options
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import Reference
+from decathlon.randomness import seeded
 from decathlon.tasks.molpeg.losses import label_losses, sample_losses
 from decathlon.tasks.molpeg.metrics import HIGHER, evaluate
 from decathlon.tasks.molpeg.molpeg import MolPeg
@@ -149,7 +150,9 @@ class FineTune(pl.LightningModule):
         loss = weighted.sum() / labelled
         losses = self._rank_losses(total.detach(), known, logits.shape[1])
         if self.settings and scores is None:
-            scores = losses, self._reference_losses(batch, labels)
+            # Masks of its own: those of the online model are the same as without a reference.
+            with seeded("reference", self.seed, self.current_epoch, batch_idx, self.global_rank):
+                scores = losses, self._reference_losses(batch, labels)
         with torch.no_grad():
             positive = torch.zeros(()) if self.regression else (labels == 1).sum()
             parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
@@ -182,7 +185,11 @@ class FineTune(pl.LightningModule):
         return losses
 
     def score_losses(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """As in training, but outside of it: losses (B,) of the online and of the reference model."""
+        """As in training, but outside of it: losses (B,) of the online and of the reference model.
+
+        In training mode it draws dropout masks and moves the statistics of BatchNorm: see
+        ``decathlon.pruning.untouched``.
+        """
         labels = self._labels(batch)
         if self.settings is not None:
             return self._scores(batch, labels)
@@ -269,7 +276,7 @@ class FineTune(pl.LightningModule):
         limit = self.trainer.limit_test_batches
         batches = self.trainer.datamodule.test_dataloader()  # type: ignore[attr-defined]
         for batch in islice(batches, limit) if isinstance(limit, int) else batches:
-            self._keep(batch.to(self.device))
+            self._keep(self.trainer.precision_plugin.convert_input(batch).to(self.device))
         return self._measure()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

@@ -56,7 +56,7 @@ class Scoring:
     def _evidence(self, epochs: int, repeat: int, boundary: bool, fingerprints: bool) -> Evidence:
         key = {
             "data": self.data.identity(), "model": self.model, "lr": self.lr, "weight_decay": self.weight_decay,
-            "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 1,
+            "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 2,
         }  # fmt: skip
         state = cached_state(
             self.data.root, f"{self.data.dataset_name}-scores", key, lambda: self._train(epochs, repeat)
