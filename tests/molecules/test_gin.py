@@ -1,4 +1,4 @@
-"""GIN against an independent dense reading of its equations; check 15 of the specification."""
+"""GIN against an independent dense reading of its equations."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def gin(width: int = 16, layers: int = 3) -> Gin:
 
 
 def dense(encoder: Gin, batch: MoleculeBatch) -> Tensor:
-    """The equations of the specification with a dense adjacency, one molecule at a time."""
+    """The equations of the layer (``GinLayer``) with a dense adjacency, one molecule at a time."""
     vectors = []
     for first, last in zip(batch.node_starts[:-1].tolist(), batch.node_starts[1:].tolist()):
         n = last - first

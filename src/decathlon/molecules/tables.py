@@ -207,7 +207,7 @@ class CsvSource:
             values = np.array(pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan))
             known = column.notna().to_numpy(bool)
             if self.classes:
-                known &= self._rename(column, values)
+                known = known & self._rename(column, values)
             wrong = (np.isnan(values) & known) | (np.abs(values) > np.finfo(np.float32).max)
             if self.task_type == "classification":
                 other = ~np.isnan(values) & (values != 0) & (values != 1)

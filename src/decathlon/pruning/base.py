@@ -54,7 +54,7 @@ def positions(indices: Tensor, n: int) -> Tensor:
     at = torch.as_tensor(indices).detach().cpu()
     if at.is_floating_point() or at.is_complex() or at.dtype == torch.bool or at.dim() != 1:
         raise ValueError(f"positions must be whole numbers of shape (B,); got {at.dtype} of shape {tuple(at.shape)}")
-    if len(at) and not (0 <= int(at.min()) and int(at.max()) < n):
+    if len(at) and (int(at.min()) < 0 or int(at.max()) >= n):
         wrong = at.min() if int(at.min()) < 0 else at.max()
         raise ValueError(f"the position {int(wrong)} is none of a set of {n} samples; they are 0 to {n - 1}")
     return at.long()

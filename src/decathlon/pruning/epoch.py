@@ -54,8 +54,8 @@ class Allowance:
         wrong = at[self.left[at] < 0]
         if len(wrong):
             raise ConfigError(
-                f"a batch says that it holds sample {int(wrong[0])}, which epoch {self.epoch} does not train on, or not "
-                f"so often: {_READ}, and give each batch the positions of its samples as `index`"
+                f"a batch says that it holds sample {int(wrong[0])}, which epoch {self.epoch} does not train on, or "
+                f"not so often: {_READ}, and give each batch the positions of its samples as `index`"
             )
         return at
 

@@ -1,4 +1,4 @@
-"""MolPeg's data module: splits, batches, determinism, caches, pretrained weights; check 17 of the specification."""
+"""MolPeg's data module: splits, batches, determinism, caches, pretrained weights; the sizes of the published tables."""
 
 import gzip
 import random
@@ -224,6 +224,47 @@ def test_what_the_scores_need(root: Path) -> None:
     assert data.identity() == module(root, model="gin_small").identity() != module(root).identity()
     assert data.identity() != module(root, model="gin_small", split_seed=1).identity()
     assert data.cache_dir.parent == root / "processed"
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_labels_that_change_places_are_other_data(root: Path, part: str) -> None:
+    """Scores of static methods are cached by ``identity``: sums of labels and lists of names would not tell."""
+    data = module(root)
+    before = data.identity()
+    y = data.parts[part].table.y
+    first, other = (int((y[:, 0] == label).nonzero()[0]) for label in (0, 1))
+    y[[first, other]] = y[[other, first]]
+    assert data.identity() != before
+
+
+def test_sizes_of_the_users_own_split(root: Path) -> None:
+    assert [len(part) for part in module(root, dataset={**TINY, "split_sizes": [70, 20]}).split_] == [70, 20, 11]
+    with pytest.raises(ConfigError, match=r"split_sizes=\[90, 20\] leave none of 101 molecules"):
+        module(root, dataset={**TINY, "split_sizes": [90, 20]})
+
+
+def test_a_part_of_one_class_is_said_as_it_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(label: Any) -> None:
+        rows = "".join(f"{'C' * (i + 1)},{label(i)},\n" for i in range(N))
+        (root / "tiny.csv.gz").write_bytes(gzip.compress(f"smiles,a,b\n{rows}".encode()))
+
+    write(lambda i: 0)
+    with pytest.raises(DataError, match=r"tiny: in the 80 molecules of the train part all known labels are 0"):
+        module(root)
+    order = list(range(N))
+    random.Random(42).shuffle(order)
+    write(lambda i: int(i in order[:40]))  # positives in the training part only
+    with pytest.raises(DataError, match=r"in the 10 molecules of the val part all known labels are 0"):
+        module(root)
+    write(lambda i: 0)
+    with caplog.at_level("WARNING"):  # a sliver of the data may be so: a smoke run of rare positives
+        module(root, max_molecules=100)
+    assert "its metrics are undefined" in caplog.text
+
+
+def test_a_scaffold_split_of_chains_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=r"101 of 101 molecules have no ring, .* use split=random"):
+        module(root, split="scaffold")
 
 
 def test_regression(root: Path) -> None:

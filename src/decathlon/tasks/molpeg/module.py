@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.molecules.encoders import model_options
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.method import check_method, make_pruner
@@ -96,6 +97,11 @@ class FineTune(pl.LightningModule):
         self.regression = data.task_type == "regression"
         if self.regression != (self.metric == "mae"):
             raise ValueError(f"metric={self.metric} does not fit a {data.task_type}")
+        if self.regression and str(self.trainer.precision) in ("bf16-true", "16-true"):
+            raise ConfigError(
+                f"precision={self.trainer.precision} rounds the labels of a regression to three digits or fewer; "
+                "use 32-true or bf16-mixed"
+            )
         self.target = (torch.as_tensor(data.target_mean), torch.as_tensor(data.target_std)) if self.regression else None
         if self.online is None:
             self._build(data)
