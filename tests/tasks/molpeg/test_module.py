@@ -115,7 +115,9 @@ def test_other_precisions(precision: Any, method: dict[str, Any], tmp_path: Path
 
 
 def test_a_precision_that_would_round_the_targets_is_refused(tmp_path: Path) -> None:
-    trainer, module, data, _, _ = make(tmp_path, metric="mae", data=Bits(tmp_path, regression=True), precision="bf16-true")
+    trainer, module, data, _, _ = make(
+        tmp_path, metric="mae", data=Bits(tmp_path, regression=True), precision="bf16-true"
+    )
     with pytest.raises(ConfigError, match="precision=bf16-true rounds the labels of a regression"):
         trainer.fit(module, data)
 
