@@ -22,6 +22,7 @@ from decathlon.molecules.pretraining.graphmae import GraphMae
 from decathlon.molecules.pretraining.properties import Properties, standardised
 from decathlon.molecules.pretraining.recipes import Recipe
 from decathlon.molecules.tables import Table
+from decathlon.progress import track
 from decathlon.storage import digest, load_state, processed_path
 
 log = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def run_epoch(
     task.train()
     with seeded(recipe.seed * 1_000_003 + epoch):
         batches = [rows for rows in order.split(recipe.batch_size) if len(rows) > 1]
-        for rows in batches:
+        for rows in track(batches, f"pretraining, epoch {epoch + 1} of {recipe.epochs}"):
             loss = task(dataset.batch(rows).to(device), generator)
             optimiser.zero_grad()
             loss.backward()
