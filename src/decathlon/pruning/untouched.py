@@ -19,6 +19,7 @@ def untouched(module: nn.Module, *key: object, evaluating: bool = False) -> Iter
     Args:
         evaluating: run all of it in evaluation mode; otherwise in the modes that it has.
     """
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     modes = [(part, part.training) for part in module.modules()]
     buffers = [
         (part, name, buffer, buffer.clone())
@@ -28,7 +29,7 @@ def untouched(module: nn.Module, *key: object, evaluating: bool = False) -> Iter
     try:
         if evaluating:
             module.eval()
-        with torch.no_grad(), seeded(*key):
+        with torch.no_grad(), seeded(*key, device=device):
             yield
     finally:
         for part, training in modes:

@@ -296,6 +296,16 @@ def test_bad_options_are_named_before_any_work(root: Path, options: dict, says: 
     assert not (root / "processed").exists()
 
 
+def test_the_example_of_the_docs_reads_a_users_table(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/molecules.md").read_text()
+    spec = yaml.safe_load(page.partition("## Your own table")[2].partition("```yaml\n")[2].partition("```")[0])
+    rows = "".join(f"{'C' * (i + 1)};{1 if i % 3 else -1};Grün;\n" for i in range(60))
+    (tmp_path / "mine.csv").write_bytes(f"SMILES;active;name;\n{rows}".encode("latin-1"))
+    data = module(tmp_path, dataset=spec, model=spec["model"], pretrain=spec["pretrain"])
+    assert data.train_size == 48 and data.report["malformed"] == 0
+    assert torch.cat([part.table.y for part in data.parts.values()]).sum() == 40
+
+
 def test_too_few_molecules(root: Path) -> None:
     (root / "tiny.csv.gz").write_bytes(gzip.compress(b"smiles,a,b\nC,1,0\nCC,0,1\nCCC,1,1\n"))
     with pytest.raises(DataError, match="too few"):
