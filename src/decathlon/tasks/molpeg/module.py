@@ -98,10 +98,7 @@ class FineTune(pl.LightningModule):
         if self.regression != (self.metric == "mae"):
             raise ValueError(f"metric={self.metric} does not fit a {data.task_type}")
         if self.regression and str(self.trainer.precision) in ("bf16-true", "16-true"):
-            raise ConfigError(
-                f"precision={self.trainer.precision} rounds the labels of a regression to three digits or fewer; "
-                "use 32-true or bf16-mixed"
-            )
+            raise ConfigError(f"precision={self.trainer.precision} rounds the labels of a regression; use bf16-mixed")
         self.target = (torch.as_tensor(data.target_mean), torch.as_tensor(data.target_std)) if self.regression else None
         if self.online is None:
             self._build(data)
@@ -162,8 +159,7 @@ class FineTune(pl.LightningModule):
                 scores = losses, self._reference_losses(batch, labels)
         with torch.no_grad():
             positive = torch.zeros(()) if self.regression else (labels == 1).sum()
-            parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
-            self._sums += parts
+            self._sums += torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
         if scores is None:
             return {"loss": loss, "losses": losses, "index": batch.index}
         return {"loss": loss, "losses": scores[0], "reference_losses": scores[1], "index": batch.index}
