@@ -29,11 +29,16 @@ def numpy_generator(*key: object) -> np.random.Generator:
 
 
 @contextmanager
-def seeded(*key: object) -> Iterator[None]:
+def seeded(*key: object, device: torch.device | str | None = None) -> Iterator[None]:
     """Let torch's global generators (the CPU's and all CUDA devices') draw the stream of a key; restored afterwards.
 
     For code that takes no generator: weights of new layers, dropout.
+
+    Args:
+        device: the only one that is used meanwhile beside the CPU; a step of training under several devices should
+            not touch those of other processes.
     """
-    with torch.random.fork_rng():
+    used = None if device is None else [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=used):
         torch.manual_seed(seed_of(*key))
         yield

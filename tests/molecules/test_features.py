@@ -51,6 +51,20 @@ def test_status_tells_how_a_smiles_was_read() -> None:
     ] * 2
 
 
+@pytest.mark.parametrize(
+    "odd", ["[#119]", "[#200]", "C" * 40_000, "[Fe]" + "(C)" * 300, "C>>C", "C\0C", "CC(", "not a molecule"]
+)
+def test_one_odd_smiles_does_not_end_a_run(odd: str) -> None:
+    """An element that does not exist, more atoms than positions can count, more bonds than a degree can."""
+    with_it = features.graphs(["CCO", odd, "CC"])
+    assert with_it["atom_count"].tolist()[::2] == [3, 2] and with_it["status"].tolist()[::2] == [0, 0]
+    assert with_it["neighbours"].min() >= 0 and with_it["degree"].sum() == len(with_it["neighbours"])
+    if not odd.startswith("[Fe]"):
+        assert with_it["status"][1] == Status.FAILED and with_it["atom_count"][1] == 0
+    for kind in (features.fingerprints, features.descriptors, features.scaffolds):
+        assert kind(["CCO", odd])["status"][0] == Status.PARSED
+
+
 def test_graphs_equal_a_plain_reading() -> None:
     found = features.graphs(SMILES)
     atom, bond = 0, 0

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from decathlon.graphs.loader import BatchLoader
-from decathlon.graphs.packing import pairs_within, ranges
+from decathlon.graphs.packing import pairs_within
 from decathlon.molecules import features
 from decathlon.molecules.batches import FingerprintBatch, GeometryBatch
 from decathlon.molecules.packing import PackedFingerprints, PackedGraphs
 from tests.molecules.toy import SMILES, graph_batch, packed_geometries, packed_graphs
 
 ROWS = [[0], [2], [1, 1], [9, 0, 2, 4, 4, 1], list(range(len(SMILES)))]
-
-
-def test_ranges() -> None:
-    assert ranges(torch.tensor([5, 0, 9]), torch.tensor([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert ranges(torch.tensor([3]), torch.tensor([0])).tolist() == []
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -86,27 +80,3 @@ def test_batches_move() -> None:
     batch = graph_batch([0, 1]).to("cpu")
     assert torch.equal(batch.atoms, graph_batch([0, 1]).atoms)
     assert FingerprintBatch(torch.tensor([1]), torch.ones(1, 1), torch.ones(1, 8)).to("meta").y.is_meta
-
-
-class Sampler:
-    epoch = 0
-
-
-def test_a_loader_goes_on_in_the_middle_of_an_epoch() -> None:
-    sampler = Sampler()
-
-    def loader() -> BatchLoader:
-        order = torch.arange(10) + 100 * sampler.epoch
-        return BatchLoader(lambda rows: rows, lambda: list(order.split(3)), lambda: 4, sampler)  # type: ignore[arg-type, return-value]
-
-    first = loader()
-    batches = iter(first)
-    next(batches), next(batches)
-    state = first.state_dict()
-    resumed = loader()
-    resumed.load_state_dict(state)
-    assert [batch.tolist() for batch in resumed] == [[6, 7, 8], [9]]
-    assert len([*resumed]) == 4  # the next iteration is a whole one
-    resumed.load_state_dict(state)
-    sampler.epoch = 1
-    assert len([*resumed]) == 4  # the state of another epoch says nothing about this one

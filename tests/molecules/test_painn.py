@@ -1,4 +1,4 @@
-"""PaiNN's symmetries; check 16 of the specification. And its layers against the formulas, written pair by pair."""
+"""PaiNN's symmetries, and its layers against the formulas, written pair by pair."""
 
 from dataclasses import replace
 

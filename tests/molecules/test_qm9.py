@@ -1,4 +1,4 @@
-"""QM9 from each of its published forms; check 19 of the specification."""
+"""QM9 from each of its published forms; methane and the sample have their known energies."""
 
 import io
 import zipfile

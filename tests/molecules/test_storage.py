@@ -7,8 +7,11 @@ import torch
 
 from decathlon.errors import DataError
 from decathlon.molecules.dataset import MoleculeDataset, cached_features
+from decathlon.molecules.pretraining.train import _table_digest
+from decathlon.molecules.qm9 import Qm9Source
 from decathlon.molecules.tables import Table
 from decathlon.storage import cached_state, processed_path
+from tests.molecules.toy import packed_geometries
 
 
 @pytest.fixture
@@ -84,3 +87,38 @@ def test_unreadable_molecules_are_left_out_and_counted(tmp_path: Path) -> None:
         MoleculeDataset.build(tmp_path, Table(["C1CC"], torch.ones(1, 1), ["a"]), "graph")
     with pytest.raises(DataError, match="no 3D geometries"):
         MoleculeDataset.build(tmp_path, table, "geometry")
+
+
+def test_the_content_of_a_dataset(tmp_path: Path) -> None:
+    """Sums do not see labels that change places; a digest does."""
+    smiles = [f"{'C' * (i + 1)}O" for i in range(20)]
+    y = torch.arange(20.0)[:, None] % 2
+
+    def content(smiles: list[str], y: torch.Tensor) -> str:
+        return MoleculeDataset.build(tmp_path, Table(smiles, y, ["a"]), "fingerprint").content()
+
+    swapped = y[torch.tensor([1, 0, *range(2, 20)])]
+    assert swapped.sum() == y.sum() and content(smiles, swapped) != content(smiles, y) == content(list(smiles), y * 1)
+    assert content(smiles[::-1], y) != content(smiles, y) != content(smiles, y.where(y > 0, torch.nan))
+
+
+@pytest.mark.parametrize("change", ["positions", "numbers", "atom_count"])
+def test_geometries_are_known_by_content(change: str) -> None:
+    packed = packed_geometries([3, 2])
+    tables = [Table([], torch.zeros(2, 1), ["a"], geometry=packed_geometries([3, 2])) for _ in range(2)]
+    geometry = tables[1].geometry
+    assert geometry is not None
+    value = getattr(geometry, change)
+    setattr(geometry, change, value.flip(0))  # every sum stays
+    assert packed.positions.sum() == pytest.approx(geometry.positions.sum().item(), abs=1e-5)
+    assert _table_digest(tables[0]) != _table_digest(tables[1])
+
+
+def test_the_excluded_molecules_of_qm9_are_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qm9.zip").write_bytes(b"zip")
+    keys = []
+    monkeypatch.setattr("decathlon.molecules.qm9.cached_state", lambda root, name, key, make: keys.append(key) or {})
+    for text in ("21 C\n", "58 C\n"):
+        (tmp_path / "uncharacterized.txt").write_text(text)
+        Qm9Source()._state(tmp_path)
+    assert keys[0] != keys[1]

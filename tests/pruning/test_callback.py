@@ -1,5 +1,6 @@
 """The general part: pruning switched on in tasks that know nothing of molecules."""
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,6 +21,7 @@ from tests.pruning.toy import Lines, Plain, Returning
 METHODS = {
     "molpeg": {"class": "decathlon.tasks.molpeg.MolPeg", "beta": 0.9},
     "molpeg_rescored": {"class": "decathlon.tasks.molpeg.MolPeg", "rescore": "epoch", "score_mode": "eval"},
+    "molpeg_copy": {"class": "decathlon.tasks.molpeg.MolPeg", "beta": 0.0},
     "rankloss": {"class": "decathlon.pruning.RankLoss"},
     "random": {"class": "decathlon.pruning.SoftRandom"},
     "infobatch": {"class": "decathlon.pruning.InfoBatch"},
@@ -50,9 +52,10 @@ def fit(
     resume: Path | None = None,
     save: dict[str, Any] | None = None,
     workers: int = 0,
+    prune: float = 0.6,
 ) -> tuple[Plain, Pruning, pl.Trainer]:
     module, data = module or Plain(), Lines(workers=workers)
-    pruning = Pruning({"name": method, **METHODS[method]}, prune=0.6, seed=1)
+    pruning = Pruning({"name": method, **METHODS[method]}, prune=prune, seed=1)
     callbacks: list[pl.Callback] = [RandomState(), pruning]
     if save is not None:
         callbacks.append(ModelCheckpoint(folder, filename="saved", enable_version_counter=False, **save))
@@ -67,9 +70,15 @@ def fit(
     return module, pruning, trainer
 
 
+@cache
+def uninterrupted(method: str) -> tuple[Plain, Pruning, pl.Trainer]:
+    """Six epochs of a method, shared by the tests that only look at them."""
+    return fit(method, Path())
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_epoch_trains_on_k_distinct_samples(method: str, tmp_path: Path) -> None:
-    module, pruning, trainer = fit(method, tmp_path)
+def test_every_epoch_trains_on_k_distinct_samples(method: str) -> None:
+    module, pruning, trainer = uninterrupted(method)
     sizes = [len(module.trained[epoch]) for epoch in range(6)]
     expected = {"full": [60] * 6, "infobatch_annealed": [24] * 4 + [60] * 2}.get(method, [24] * 6)
     assert sizes == expected
@@ -79,11 +88,11 @@ def test_every_epoch_trains_on_k_distinct_samples(method: str, tmp_path: Path) -
     assert trainer.global_step == sum(-(-size // 8) for size in sizes)
 
 
-def test_static_methods_keep_one_subset_and_dynamic_ones_see_everything(tmp_path: Path) -> None:
-    module, _, trainer = fit("entropy", tmp_path)
+def test_static_methods_keep_one_subset_and_dynamic_ones_see_everything() -> None:
+    module, _, trainer = uninterrupted("entropy")
     assert len({frozenset(epoch) for epoch in module.trained.values()}) == 1
     assert trainer.callback_metrics["train/overlap"] == 1
-    module, _, trainer = fit("molpeg", tmp_path)
+    module, _, trainer = uninterrupted("molpeg")
     assert len(set().union(*(module.trained[epoch] for epoch in range(3)))) == 60  # ceil(1 / 0.4) epochs
     assert trainer.callback_metrics["train/coverage"] == 1
     assert trainer.callback_metrics["train/reference_lag"] == pytest.approx(9)
@@ -97,7 +106,7 @@ def test_resumed_training_selects_what_uninterrupted_training_selects(method: st
         "epoch": {"save_on_train_epoch_end": True},
         "last step": {"every_n_train_steps": 3 if method != "infobatch_annealed" else 9},
     }[when]
-    whole, _, _ = fit(method, tmp_path / "whole")
+    whole, _, _ = uninterrupted(method)
     fit(method, tmp_path / "part", stop=3, save=save)
     state = torch.load(tmp_path / "part/saved.ckpt", weights_only=True)
     assert state["global_step"] == 9
@@ -109,7 +118,7 @@ def test_resumed_training_selects_what_uninterrupted_training_selects(method: st
 
 def test_a_loader_that_reads_ahead_gets_the_right_epochs(tmp_path: Path) -> None:
     """Worker processes read as soon as an iterator exists, which is before Lightning's epoch starts."""
-    alone, _, _ = fit("rankloss", tmp_path)
+    alone, _, _ = uninterrupted("rankloss")
     ahead, _, _ = fit("rankloss", tmp_path, workers=1)
     assert ahead.trained == alone.trained
     fit("rankloss", tmp_path, stop=3, save={"save_on_train_epoch_end": True}, workers=1)
@@ -124,7 +133,7 @@ def test_losses_may_come_from_the_training_step(tmp_path: Path) -> None:
 
 
 def test_infobatch_weights_reach_the_module(tmp_path: Path) -> None:
-    module, _, _ = fit("infobatch", tmp_path, epochs=12)
+    module, _, _ = fit("infobatch", tmp_path, epochs=8, prune=0.3)
     weights = torch.cat(module.weights)
     assert (weights > 1).any() and (weights == 1).any()
 
@@ -139,14 +148,13 @@ def test_a_module_that_cannot_weight_is_refused(tmp_path: Path) -> None:
             losses = Plain.sample_losses(self, batch)
             return {"loss": losses.mean(), "losses": losses.detach()}
 
-    with pytest.raises(ValueError, match="takes no `sample_weights`"):
+    with pytest.raises(ConfigError, match="takes no `sample_weights`"):
         fit("craig", tmp_path, Deaf())
 
 
 def test_the_reference_kept_for_a_plain_module_is_its_average(tmp_path: Path) -> None:
     """With beta = 0 the reference is the module of the step before: losses differ by dropout only, here by nothing."""
-    METHODS["copy"] = {"class": "decathlon.tasks.molpeg.MolPeg", "beta": 0.0}
-    _, pruning, _ = fit("copy", tmp_path, Plain(dropout=0.0))
+    _, pruning, _ = fit("molpeg_copy", tmp_path, Plain(dropout=0.0))
     assert isinstance(pruning.pruner, MolPeg)
     assert torch.equal(pruning.pruner.score, torch.zeros(60))
 
@@ -157,11 +165,20 @@ def test_a_bad_share_is_refused_by_the_constructor(prune: Any) -> None:
         Pruning(METHODS["rankloss"], prune=prune)
 
 
-def test_bad_options_are_refused_by_the_constructor() -> None:
-    with pytest.raises(ValueError, match="beta=2"):
-        Pruning({**METHODS["molpeg"], "beta": 2})
-    with pytest.raises(ValueError, match="unexpected keyword argument 'betta'"):
-        Pruning({**METHODS["molpeg"], "betta": 0.5})
+@pytest.mark.parametrize(
+    ("method", "option", "says"),
+    [
+        ("molpeg", {"beta": 2}, "beta=2"),
+        ("molpeg", {"betta": 0.5}, "method=MolPeg has no option betta; choose beta, selection"),
+        ("craig", {"chunks": 10}, "method=Craig has no option chunks; choose chunk"),  # before any model is trained
+        ("craig", {"chunk": 0}, "chunk=0 is out of range; give a whole number from 2"),
+        ("craig", {"chunk": "many"}, "chunk='many' is out of range"),
+    ],
+)
+def test_bad_options_are_refused_by_the_constructor(method: str, option: dict[str, Any], says: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match=says) as caught:
+        Pruning({**METHODS[method], **option})
+    assert "\n" not in str(caught.value)
 
 
 def test_make_pruner_gives_each_seed_its_own_stream() -> None:

@@ -27,7 +27,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
         )
         for rank in range(2)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 

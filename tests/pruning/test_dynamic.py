@@ -49,7 +49,7 @@ def test_a_share_outside_0_to_1_is_refused(prune: Any) -> None:
 @pytest.mark.parametrize("kind", DYNAMIC)
 @pytest.mark.parametrize("prune", [0.0, 0.3, 0.9])
 def test_every_epoch_has_k_distinct_samples(kind: type[Pruner], prune: float) -> None:
-    """Check 1, first half."""
+    """Exactly floor((1 - prune) n) of them."""
     for indices in train(kind(103, prune, generator()), 12):
         assert len(indices) == len(indices.unique()) == math.floor(103 * (1 - prune) + 1e-9)
         assert int(indices.min()) >= 0 and int(indices.max()) < 103
@@ -58,7 +58,7 @@ def test_every_epoch_has_k_distinct_samples(kind: type[Pruner], prune: float) ->
 @pytest.mark.parametrize("kind", [MolPeg, RankLoss, UCB])
 @pytest.mark.parametrize("prune", [0.6, 0.9])
 def test_the_first_epochs_walk_through_everything(kind: type[Pruner], prune: float) -> None:
-    """Check 1, second half: disjoint sets until all are seen, after ceil(1 / r) epochs."""
+    """Disjoint sets until all are seen, after ceil(1 / r) epochs."""
     pruner = kind(200, prune, generator())
     rounds = math.ceil(1 / (1 - prune) - 1e-9)
     sets = train(pruner, rounds)
@@ -84,7 +84,7 @@ def test_ties_are_broken_at_random_and_evenly() -> None:
 
 
 def test_selections_agree_with_sort_topk_and_argpartition() -> None:
-    """Check 9."""
+    """As sets, where there are no ties."""
     score = torch.rand(5000, dtype=torch.float64, generator=generator(5))
     for k in (1, 17, 2500, 4999, 5000):
         mine = set(largest(score, k).tolist())
@@ -159,7 +159,7 @@ def test_moving_averages_of_the_loss() -> None:
 
 
 def test_infobatch_is_unbiased_and_keeps_exactly_k() -> None:
-    """Check 11."""
+    """Over 2,000 draws the weighted sum of gradients is the full one within three standard errors."""
     draw = generator(2)
     n, k, draws = 200, 120, 2000
     loss = torch.rand(n, generator=draw) ** 3

@@ -23,14 +23,14 @@ def run(beta: float, steps: int, dtype: torch.dtype) -> tuple[list[Tensor], Tens
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("beta", [0.001, 0.5, 0.9, 0.99])
 def test_closed_form_over_50_steps(beta: float, dtype: torch.dtype, error: float) -> None:
-    """Check 5: xi_T = beta^T xi_0 + (1 - beta) sum_j beta^(T - j) theta_j."""
+    """xi_T = beta^T xi_0 + (1 - beta) sum_j beta^(T - j) theta_j."""
     path, xi = run(beta, 50, dtype)
     closed = beta**50 * path[0].double() + (1 - beta) * sum(beta ** (50 - j) * path[j].double() for j in range(1, 51))
     assert float((xi.double() - closed).norm() / closed.norm()) < error
 
 
 def test_beta_0_is_the_model_and_beta_1_the_start_exactly() -> None:
-    """Check 4, the weights."""
+    """To the last bit."""
     path, xi = run(0.0, 20, torch.float32)
     assert torch.equal(xi, path[-1])
     path, xi = run(1.0, 20, torch.float32)
@@ -38,7 +38,7 @@ def test_beta_0_is_the_model_and_beta_1_the_start_exactly() -> None:
 
 
 def test_difference_under_sgd_is_a_sum_of_gradients() -> None:
-    """Check 6: theta_T - xi_T = -eta sum_j beta^(T - j) g_j, and the loss difference of a quadratic."""
+    """theta_T - xi_T = -eta sum_j beta^(T - j) g_j, and the loss difference of a quadratic."""
     draw = torch.Generator().manual_seed(1)
     eta, beta, steps = 0.05, 0.7, 30
     root = torch.randn(5, 5, dtype=torch.float64, generator=draw)

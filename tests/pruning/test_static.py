@@ -56,7 +56,7 @@ def test_a_static_method_keeps_the_same_k_every_epoch(name: str, tasks: int, mis
 
 @pytest.mark.parametrize("name", [name for name in INFORMED if name not in ("KMeans", "ContextualDiversity")])
 def test_the_selection_does_not_depend_on_the_order_of_the_data(name: str) -> None:
-    """Check 8: the same samples of permuted data are kept (the two left out start from random samples)."""
+    """The same samples of permuted data are kept (the two left out start from random samples)."""
     found = evidence()
     mixed = torch.randperm(80, generator=generator(9))
     moved = Evidence(**{
@@ -104,7 +104,7 @@ def test_scores_of_several_models_are_averaged() -> None:
 
 
 def test_grand_and_el2n_against_autograd() -> None:
-    """Check 12: the norm of the gradient by the head's weight and bias."""
+    """The norm of the gradient by the head's weight and bias."""
     found = evidence(n=20, d=4)
     head = nn.Linear(4, 1)
     logits = head(found.embeddings)
@@ -121,7 +121,7 @@ def test_grand_and_el2n_against_autograd() -> None:
 
 
 def test_entropy_and_least_confidence_order_alike_for_one_task() -> None:
-    """Check 12: both fall with |p - 1/2|."""
+    """Both fall with |p - 1/2|."""
     logits = torch.randn(500, 1, dtype=torch.float64, generator=generator(3))
     labels = torch.zeros(500, 1, dtype=torch.float64)
     order = (logits.sigmoid() - 0.5).abs()[:, 0].argsort()
@@ -138,7 +138,7 @@ def test_unknown_tasks_count_nothing() -> None:
 
 
 def test_forgetting_events() -> None:
-    """Check 14, and a sample that never was right."""
+    """A scripted run of right and wrong, and a sample that never was right."""
     counter = scores.Forgetting(3)
     for a, b in zip([1, 0, 1, 0, 0], [1, 1, 1, 1, 1], strict=True):
         counter.update(torch.tensor([0, 2, 1]), torch.tensor([[a], [0], [b]]))
@@ -151,7 +151,7 @@ def test_forgetting_events() -> None:
 
 
 def test_herding_follows_the_mean() -> None:
-    """Check 13: closer to the mean than 95 % of random subsets; the other variant is farther than most."""
+    """Closer to the mean than 95 % of random subsets; the other variant is farther than most."""
     z = torch.randn(300, 6, generator=generator(4)).exp()
     k = 30
 
@@ -172,7 +172,7 @@ def test_herding_follows_the_mean() -> None:
 
 
 def test_k_center_is_the_brute_force_greedy() -> None:
-    """Check 13."""
+    """Step by step the brute-force algorithm."""
     logits = torch.randn(50, 3, generator=generator(5))
     p = logits.sigmoid()
 
@@ -192,7 +192,7 @@ def test_k_center_is_the_brute_force_greedy() -> None:
 
 
 def test_facility_location_is_the_greedy_one_and_nearly_optimal() -> None:
-    """Check 13: at least 1 - 1/e of the optimum, and step by step the naive greedy algorithm."""
+    """At least 1 - 1/e of the optimum, and step by step the naive greedy algorithm."""
     z = torch.randn(12, 3, dtype=torch.float64, generator=generator(6))
     distance = torch.cdist(z, z)
     similarity = (distance.max() - distance).float()

@@ -1,7 +1,8 @@
 """Batches of graphs: what a network on graphs gets."""
 
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,13 +25,20 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The batch on ``device``."""
-        return type(self)(
-            **{item.name: getattr(self, item.name).to(device, non_blocking=non_blocking) for item in fields(self)}
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory."""
-        return type(self)(**{item.name: getattr(self, item.name).pin_memory() for item in fields(self)})
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(**{item.name: _changed(getattr(self, item.name), change) for item in fields(self)})
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, dict):
+        return {name: _changed(item, change) for name, item in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
 
 
 def owners(starts: Tensor, total: int) -> Tensor:
@@ -66,6 +74,38 @@ class GraphBatch(Batch):
         return torch.stack([self.neighbours, self.owner])
 
     @property
+    def reverse(self) -> Tensor:
+        """(E,) int64, for each edge (u, v) the position of (v, u); neighbours must be ascending within each node.
+
+        Raises:
+            ValueError: an edge has no counterpart.
+        """
+        n = len(self.edge_starts) - 1
+        owner = self.owner
+        key, back = owner * n + self.neighbours, self.neighbours * n + owner
+        found = torch.searchsorted(key, back).clamp(max=max(len(key) - 1, 0))
+        if not torch.equal(key[found], back):
+            raise ValueError("the edges are directed: not every edge has a counterpart in the other direction")
+        return found
+
+    @property
     def graph(self) -> Tensor:
         """(N,) int64, the graph of each node."""
         return owners(self.node_starts, len(self.edge_starts) - 1)
+
+
+@dataclass
+class FeatureBatch(GraphBatch):
+    """B graphs with features, N nodes and E directed edges in all; what a network like ``graphs.gin.Gin`` gets.
+
+    Attributes:
+        x: (N, F) of the nodes.
+        edge_attr: (E, D) of the edges, None where they have none.
+        symmetric: whether each edge is there in both directions; only then ``sum_neighbours`` has the right gradient.
+        more: other tensors, with a row for each node, each edge or each graph, by name.
+    """
+
+    x: Tensor
+    edge_attr: Tensor | None = None
+    symmetric: bool = True
+    more: dict[str, Tensor] = field(default_factory=dict)

@@ -5,11 +5,13 @@ where each begins. There is no object per graph, so a batch costs a handful of t
 hundreds of Python calls.
 """
 
-from dataclasses import fields
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from decathlon.graphs.batches import FeatureBatch
 
 
 def offsets(counts: Tensor) -> Tensor:
@@ -35,6 +37,148 @@ class Packed:
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The dataset of ``state()``; other keys are ignored."""
         return cls(**{item.name: torch.as_tensor(state[item.name]) for item in fields(cls)})  # type: ignore[arg-type]
+
+
+class Cut(NamedTuple):
+    """Some graphs of a packed set: where their rows are, and their adjacency as of a ``GraphBatch``.
+
+    ``nodes`` (N,) and ``edges`` (E,) are positions in the packed tensors.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    neighbours: Tensor
+    edge_starts: Tensor
+    node_starts: Tensor
+
+    def adjacency(self) -> dict[str, Tensor]:
+        """What a ``GraphBatch`` needs of it."""
+        return {"neighbours": self.neighbours, "edge_starts": self.edge_starts, "node_starts": self.node_starts}
+
+
+class Structure:
+    """Which nodes of n graphs are connected.
+
+    Args:
+        node_count, edge_count: (n,) of each graph; an undirected edge counts twice.
+        degree: (N,) edges that end in each node.
+        neighbours: (E,) for each node in turn where its edges come from, counted from the graph's first node.
+    """
+
+    def __init__(self, node_count: Tensor, edge_count: Tensor, degree: Tensor, neighbours: Tensor) -> None:
+        self.node_count, self.edge_count, self.degree, self.neighbours = node_count, edge_count, degree, neighbours
+        self._first_node, self._first_edge = offsets(node_count), offsets(edge_count)
+
+    def rows(self, graphs: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of the nodes and of the edges of the ``graphs`` (m,) int64."""
+        nodes = ranges(self._first_node[graphs], self.node_count[graphs].long())
+        return nodes, ranges(self._first_edge[graphs], self.edge_count[graphs].long())
+
+    def cut(self, graphs: Tensor) -> Cut:
+        """The ``graphs`` (m,) int64 as one graph with consecutive nodes."""
+        nodes, edges = self.rows(graphs)
+        node_count, edge_count = self.node_count[graphs].long(), self.edge_count[graphs].long()
+        first = node_count.cumsum(0) - node_count
+        neighbours = self.neighbours[edges].long()
+        neighbours += torch.repeat_interleave(first, edge_count, output_size=len(edges))
+        return Cut(nodes, edges, neighbours, offsets(self.degree[nodes]), offsets(node_count))
+
+
+@dataclass
+class PackedGraphs(Packed):
+    """n graphs with any features, N nodes and E directed edges in all; ``packed_graphs`` makes it.
+
+    Attributes:
+        node_count, edge_count, degree, neighbours: see ``Structure``; edges are sorted by target, then by source.
+        nodes, edges, graphs: tensors with a row for each node, edge and graph; ``x``, ``edge_attr`` and ``y`` are those
+            of a batch.
+        symmetric: whether each edge is there in both directions.
+    """
+
+    node_count: Tensor
+    edge_count: Tensor
+    degree: Tensor
+    neighbours: Tensor
+    nodes: dict[str, Tensor]
+    edges: dict[str, Tensor] = field(default_factory=dict)
+    graphs: dict[str, Tensor] = field(default_factory=dict)
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        self._structure = Structure(self.node_count, self.edge_count, self.degree, self.neighbours)
+
+    def __len__(self) -> int:
+        return len(self.node_count)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """The graphs of ``state()``."""
+        return cls(**{item.name: state[item.name] for item in fields(cls)})
+
+    def batch(self, rows: Tensor) -> FeatureBatch:
+        """The graphs at ``rows`` (m,) int64; its ``index`` is ``rows``."""
+        cut = self._structure.cut(rows)
+        values = {
+            **{name: value[cut.nodes] for name, value in self.nodes.items()},
+            **{name: value[cut.edges] for name, value in self.edges.items()},
+            **{name: value[rows] for name, value in self.graphs.items()},
+        }
+        y = values.pop("y", torch.zeros(len(rows), 0))
+        x, edge_attr = values.pop("x"), values.pop("edge_attr", None)
+        return FeatureBatch(rows, y, **cut.adjacency(), x=x, edge_attr=edge_attr, symmetric=self.symmetric, more=values)
+
+    def select(self, rows: Tensor) -> "PackedGraphs":
+        """The graphs at ``rows`` (m,) int64."""
+        nodes, edges = self._structure.rows(rows)
+        return PackedGraphs(
+            self.node_count[rows], self.edge_count[rows], self.degree[nodes], self.neighbours[edges],
+            {name: value[nodes] for name, value in self.nodes.items()},
+            {name: value[edges] for name, value in self.edges.items()},
+            {name: value[rows] for name, value in self.graphs.items()}, self.symmetric,
+        )  # fmt: skip
+
+
+def packed_graphs(
+    node_count: Tensor,
+    edge_count: Tensor,
+    edge_index: Tensor,
+    nodes: dict[str, Tensor],
+    edges: dict[str, Tensor] | None = None,
+    graphs: dict[str, Tensor] | None = None,
+) -> PackedGraphs:
+    """Pack n graphs in one pass.
+
+    Args:
+        node_count, edge_count: (n,) of each graph.
+        edge_index: (2, E) sources and targets of the edges of one graph after the other, each counted from its graph's
+            first node; an undirected edge is there twice.
+        nodes, edges, graphs: tensors with a row for each node (``x`` at least), each edge in this order, each graph.
+
+    Raises:
+        ValueError: the numbers do not fit together, or an edge leaves its graph.
+    """
+    edges, graphs = edges or {}, graphs or {}
+    total, count = int(node_count.sum()), int(edge_count.sum())
+    sizes = {"node": (nodes, total), "edge": (edges, count), "graph": (graphs, len(node_count))}
+    for what, (tensors, size) in sizes.items():
+        for name, value in tensors.items():
+            if len(value) != size:
+                raise ValueError(f"{name} has {len(value)} rows, there are {size} {what}s")
+    if edge_index.shape != (2, count):
+        raise ValueError(f"edge_index has shape {tuple(edge_index.shape)}, there are {count} edges")
+    most = torch.repeat_interleave(node_count.long(), edge_count.long(), output_size=count)
+    if count and (int(edge_index.min()) < 0 or bool((edge_index >= most).any())):
+        raise ValueError("an edge ends in a node that its graph does not have")
+    first = torch.repeat_interleave(offsets(node_count)[:-1], edge_count.long(), output_size=count)
+    source, target = edge_index.long() + first
+    key = target * total + source
+    order = key.argsort(stable=True)
+    symmetric = torch.equal(key[order], (source * total + target).sort().values)
+    return PackedGraphs(
+        node_count.long(), edge_count.long(), torch.bincount(target, minlength=total),
+        edge_index[0][order].to(torch.int32), dict(nodes), {name: value[order] for name, value in edges.items()},
+        dict(graphs), symmetric,
+    )  # fmt: skip
 
 
 def pairs_within(node_starts: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def originals(processes: int | None = None, limit: int | None = None) -> list[st
     texts = sorted(set(raw))
     if limit is not None and limit < len(texts):
         texts = [texts[int(i * len(texts) / limit)] for i in range(limit)]
-    found = {text for part in map_chunks(canonical, texts, processes) for text in part}
+    found = {text for part in map_chunks(canonical, texts, processes, "reading molecules") for text in part}
     return sorted(found - {""})
 
 
@@ -149,7 +149,7 @@ class ChemblAlerts:
         known = originals(self.processes, key["originals"])
         made = recombine(known, key["labelled"] + key["unlabelled"], self.seed, self.processes)
         labelled, rest = made[: key["labelled"]], made[key["labelled"] :]
-        parts = map_chunks(alerts, labelled, self.processes, catalogue=self.catalogue)
+        parts = map_chunks(alerts, labelled, self.processes, "looking for alerts", catalogue=self.catalogue)
         alert = np.array([flag for part in parts for flag in part], np.uint8)
         return {
             "labelled": "\n".join(labelled),

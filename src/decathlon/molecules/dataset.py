@@ -23,6 +23,7 @@ from decathlon.storage import cached_state, digest
 log = logging.getLogger(__name__)
 
 INPUTS = ("fingerprint", "graph", "geometry")
+FORMAT = 2  # of the features: a new number where the functions of ``features`` give other values than before
 FINGERPRINT = {"radius": 2, "bits": 1024}
 _KINDS = {
     "fingerprint": (features.fingerprints, FINGERPRINT),
@@ -42,7 +43,7 @@ def cached_features(root: str | Path, kind: str, smiles: Sequence[str], processe
         The tensors of the function in ``decathlon.molecules.features``; ``scaffolds`` is a list of str.
     """
     function, options = _KINDS[kind]
-    key = {"kind": kind, **options, "smiles": digest(smiles), "rdkit": version("rdkit"), "format": 1}
+    key = {"kind": kind, **options, "smiles": digest(smiles), "rdkit": version("rdkit"), "format": FORMAT}
 
     def make() -> dict[str, Any]:
         if len(smiles) >= WORTH_PROCESSES:
@@ -115,6 +116,11 @@ class MoleculeDataset:
         if isinstance(self.packed, PackedGraphs):
             return MoleculeBatch(rows, y, **self.packed.cut(rows))
         return GeometryBatch(rows, y, **self.packed.cut(rows))
+
+    def content(self) -> str:
+        """A digest of the molecules, their labels, and the features that are computed of them: the key of a cache."""
+        packed = self.packed.state() if isinstance(self.packed, PackedGeometries) else None
+        return digest(self.table.smiles, self.table.y, packed, version("rdkit"), FORMAT, FINGERPRINT)
 
     @property
     def spec(self) -> dict[str, Any]:

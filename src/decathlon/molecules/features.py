@@ -6,6 +6,7 @@ run in worker processes, so this module imports neither torch nor anything that 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -45,6 +46,8 @@ def graphs(smiles: list[str]) -> Arrays:
     status = np.zeros(len(smiles), np.uint8)
     for i, text in enumerate(smiles):
         mol, status[i] = parse(text)
+        if mol is not None and mol.GetNumBonds() > 255 and max(atom.GetDegree() for atom in mol.GetAtoms()) > 255:
+            mol, status[i] = None, Status.FAILED  # ``degree`` holds no more; no chemistry does
         if mol is None:
             continue
         first = len(atoms)
@@ -85,7 +88,10 @@ def fingerprints(smiles: list[str], radius: int = 2, bits: int = 1024) -> Arrays
     for i, text in enumerate(smiles):
         mol, status[i] = parse(text)
         if mol is not None:
-            dense[i] = generator.GetFingerprintAsNumPy(mol)
+            try:
+                dense[i] = generator.GetFingerprintAsNumPy(mol)
+            except (RuntimeError, ValueError):
+                status[i] = Status.FAILED
     return {"bits": np.packbits(dense, axis=1), "status": status}
 
 
@@ -119,7 +125,8 @@ def descriptors(smiles: list[str]) -> Arrays:
             if mol is None or status[i] != Status.PARSED:
                 continue  # a descriptor of a molecule whose valences are wrong is undefined
             for j, function in enumerate(_DESCRIPTORS.values()):
-                values[i, j] = function(mol)
+                with suppress(RuntimeError, ValueError):
+                    values[i, j] = function(mol)
     values[~np.isfinite(values)] = np.nan
     return {"values": values, "status": status}
 

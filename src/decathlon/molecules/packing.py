@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decathlon.graphs.packing import Packed, offsets, ranges
+from decathlon.graphs.packing import Packed, Structure, offsets, ranges
 
 
 @dataclass
@@ -49,37 +49,23 @@ class PackedGraphs(Packed):
     bond_count: Tensor
 
     def __post_init__(self) -> None:
-        self._first_atom = offsets(self.atom_count)
-        self._first_bond = offsets(self.bond_count)
+        self._structure = Structure(self.atom_count, self.bond_count, self.degree, self.neighbours)
 
     def __len__(self) -> int:
         return len(self.atom_count)
 
     def cut(self, rows: Tensor) -> dict[str, Tensor]:
         """The tensors of a ``decathlon.molecules.batches.MoleculeBatch`` of the molecules ``rows`` (m,) int64."""
-        atom_count = self.atom_count[rows].long()
-        bond_count = self.bond_count[rows].long()
-        atoms = ranges(self._first_atom[rows], atom_count)
-        bonds = ranges(self._first_bond[rows], bond_count)
-        first = atom_count.cumsum(0) - atom_count
-        neighbours = self.neighbours[bonds].long()
-        neighbours += torch.repeat_interleave(first, bond_count, output_size=len(bonds))
-        return {
-            "atoms": self.atoms[atoms].long(),
-            "neighbours": neighbours,
-            "bonds": self.bonds[bonds].long(),
-            "edge_starts": offsets(self.degree[atoms]),
-            "node_starts": offsets(atom_count),
-        }
+        cut = self._structure.cut(rows)
+        return {**cut.adjacency(), "atoms": self.atoms[cut.nodes].long(), "bonds": self.bonds[cut.edges].long()}
 
     def select(self, rows: Tensor) -> "PackedGraphs":
         """The molecules at ``rows`` (m,) int64."""
-        atom_count, bond_count = self.atom_count[rows], self.bond_count[rows]
-        atoms = ranges(self._first_atom[rows], atom_count.long())
-        bonds = ranges(self._first_bond[rows], bond_count.long())
+        atoms, bonds = self._structure.rows(rows)
         return PackedGraphs(
-            self.atoms[atoms], self.degree[atoms], self.neighbours[bonds], self.bonds[bonds], atom_count, bond_count
-        )
+            self.atoms[atoms], self.degree[atoms], self.neighbours[bonds], self.bonds[bonds],
+            self.atom_count[rows], self.bond_count[rows],
+        )  # fmt: skip
 
 
 @dataclass

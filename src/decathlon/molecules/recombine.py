@@ -146,7 +146,7 @@ def recombine(originals: Sequence[str], count: int, seed: int = 0, processes: in
     Args:
         originals: canonical SMILES, sorted.
     """
-    cut = [line for part in map_chunks(fragments, originals, processes) for line in part]
+    cut = [line for part in map_chunks(fragments, originals, processes, "cutting molecules") for line in part]
     counts = Counter(text for line in cut for text in line.split())
     recombiner = Recombiner(counts, random.Random(seed))
     taken = set(originals)
@@ -154,7 +154,7 @@ def recombine(originals: Sequence[str], count: int, seed: int = 0, processes: in
     while len(made) < count:
         wanted = max(1000, int(1.5 * (count - len(made))))
         plans = [plan for plan in (recombiner.plan() for _ in range(wanted)) if plan]
-        for part in map_chunks(assemble, plans, processes):
+        for part in map_chunks(assemble, plans, processes, "making molecules"):
             for smiles in part:
                 if smiles and smiles not in taken:
                     taken.add(smiles)

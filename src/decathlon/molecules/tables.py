@@ -1,13 +1,8 @@
 """Tables of molecules: SMILES and labels from CSV files, with every malformed row counted."""
 
-import gzip
-import io
+import codecs
 import logging
-import re
-import warnings
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -20,6 +15,7 @@ from torch import Tensor
 
 from decathlon.errors import DataError
 from decathlon.files import find, raw_file
+from decathlon.molecules.csv_files import read_csv
 from decathlon.molecules.packing import PackedGeometries
 
 log = logging.getLogger(__name__)
@@ -74,14 +70,18 @@ class CsvSource:
         url: where the file is published; None: it cannot be fetched.
         rows: how many rows the published file has; a download with another number is refused, in a file that was there
             it is reported.
-        smiles: names that the SMILES column may have.
-        labels: names of label columns, or patterns such as ``MUV-*``; ``*`` is every column but the SMILES.
-            Empty: no labels.
+        smiles: names that the SMILES column may have; upper and lower case count only where both occur.
+        labels: names of label columns (as ``smiles``), or patterns such as ``MUV-*``; ``*`` is every column but the
+            SMILES. Empty: no labels.
         task_type: ``classification`` or ``regression``.
         max_missing: leave out labels of which at least this share is missing.
         member: path of the CSV inside a zip archive.
         unit: of the labels.
-        header: False: the file is a bare list of SMILES, one a line.
+        header: False: the file has no header. columns: then the names of its columns; by default it is a bare list of
+            SMILES.
+        sep: what separates the fields. encoding: of the text.
+        classes: of a classification whose labels are written otherwise: what each means, 0, 1, or None for unknown,
+            for instance ``{-1: 0, 1: 1}`` or ``{inactive: 0, active: 1, inconclusive: null}``.
     """
 
     def __init__(
@@ -96,9 +96,24 @@ class CsvSource:
         member: str | None = None,
         unit: str = "",
         header: bool = True,
+        columns: Sequence[str] | None = None,
+        sep: str = ",",
+        encoding: str = "utf-8",
+        classes: Mapping[Any, int | None] | None = None,
     ) -> None:
         if task_type not in ("classification", "regression"):
             raise ValueError(f"task_type={task_type!r} is neither classification nor regression")
+        if len(sep) != 1:
+            raise ValueError(f"sep={sep!r} is not one character, such as , ; or a tab")
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise ValueError(f"encoding={encoding} is unknown; for instance utf-8, utf-16, latin-1") from error
+        if classes is not None and task_type == "regression":
+            raise ValueError("classes says what the labels of a classification mean; this is a regression")
+        odd = [value for value in (classes or {}).values() if value not in (0, 1, None)]
+        if odd:
+            raise ValueError(f"classes maps a label to {odd[0]}; choose 0, 1 or null")
         self.files = list(files)
         self.url = url
         self.rows = rows
@@ -108,7 +123,8 @@ class CsvSource:
         self.max_missing = max_missing
         self.member = member
         self.unit = unit
-        self.header = header
+        self.columns = list(columns) if columns is not None else None if header else ["smiles"]
+        self.sep, self.encoding, self.classes = sep, encoding, dict(classes or {})
 
     def fetch(self, root: str | Path) -> Path:
         """The raw file under ``root``, downloaded if it is not there."""
@@ -123,19 +139,25 @@ class CsvSource:
         """
         fresh = find(root, self.files) is None
         path = self.fetch(root)
-        frame, skipped = read_csv(path, self.member, self.header)
-        smiles_name = next((name for name in self.smiles_names if name in frame), None)
+        frame, skipped = read_csv(path, self.member, self.columns, self.sep, self.encoding)
+        columns = list(frame.columns)
+        smiles_name = next((found for name in self.smiles_names if (found := _named(columns, name)) is not None), None)
         if smiles_name is None:
-            raise DataError(f"{path} has no column {' or '.join(self.smiles_names)}; its columns: {_some(frame)}")
-        tasks = self._tasks(path, list(frame.columns), smiles_name)
+            raise DataError(f"{path} has no column {' or '.join(self.smiles_names)}; {self._columns_of(columns)}")
+        tasks = self._tasks(path, columns, smiles_name)
         smiles = frame[smiles_name]
         good = (smiles.notna() & (smiles.astype(str).str.strip() != "")).to_numpy(bool)
-        y, bad_label = self._values(frame, tasks)
+        y, bad_label, example = self._values(path, frame, tasks)
         good = good & ~bad_label
         total = len(frame) + skipped
         report = {"rows": total, "malformed": total - int(good.sum())}
+        if example and report["malformed"] <= total / 2:
+            log.warning("%s: %d rows hold a label that is none, for instance %s", path.name, bad_label.sum(), example)
         if not good.any() or report["malformed"] > total / 2:
-            raise DataError(f"{path}: {report['malformed']} of {total} rows are malformed; is it the right file?")
+            hint = f", for instance {example}" if example else ""
+            if example and self.task_type == "classification":
+                hint += " (what other labels than 0 and 1 mean, a source's classes say)"
+            raise DataError(f"{path}: {report['malformed']} of {total} rows are malformed{hint}; is it the right file?")
         if self.rows is not None and total != self.rows:
             if fresh:
                 raise DataError(_reject(path, f"{total} rows, the published table has {self.rows}"))
@@ -145,30 +167,73 @@ class CsvSource:
         table = Table(texts, torch.from_numpy(y), tasks, self.task_type, self.unit, report=report)
         return self._drop_missing(path, table).thin(limit)
 
+    def _columns_of(self, columns: list[str]) -> str:
+        """The columns of a file in which one is missing, and what the reason may be."""
+        text = f"its columns: {_some(columns)}"
+        other = next((sep for sep in ";\t|" if len(columns) == 1 and sep in columns[0]), None)
+        if other is not None:
+            return f"{text}; give its source sep: {other!r}"
+        if self.columns is None and any(_number(name) is not None for name in columns):
+            return f"{text}; if it has no header, give its source header: false and columns: [smiles, …]"
+        return text
+
     def _tasks(self, path: Path, columns: list[str], smiles_name: str) -> list[str]:
         candidates = [name for name in columns if name != smiles_name]
-        if self.labels != ["*"]:
-            tasks = [name for name in candidates if any(fnmatchcase(name, label) for label in self.labels)]
-            missing = [label for label in self.labels if not any(fnmatchcase(name, label) for name in candidates)]
-            if missing:
-                raise DataError(f"{path} has no column {missing[0]}; its columns: {_some(columns)}")
-            return tasks
-        return candidates
+        if self.labels == ["*"]:
+            return candidates
+        wanted: set[str] = set()
+        for label in self.labels:
+            exact = _named(candidates, label)
+            found = {exact} if exact is not None else {name for name in candidates if fnmatchcase(name, label)}
+            found = found or {name for name in candidates if fnmatchcase(name.casefold(), label.casefold())}
+            if not found:
+                raise DataError(f"{path} has no column {label}; {self._columns_of(columns)}")
+            wanted |= found
+        return [name for name in candidates if name in wanted]
 
-    def _values(self, frame: Any, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (n, T) float32, NaN where empty, and (n,) bool: the row holds a label that is none."""
+    def _values(self, path: Path, frame: Any, tasks: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
+        """Labels (n, T) float32, NaN where empty; (n,) bool: the row holds a label that is none; an example of one.
+
+        Raises:
+            DataError: a label of a classification is a number other than 0 and 1.
+        """
         import pandas as pd
 
         y = np.full((len(frame), len(tasks)), np.nan, np.float32)
         bad = np.zeros(len(frame), bool)
+        example = ""
         for j, task in enumerate(tasks):
-            values = pd.to_numeric(frame[task], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-            wrong = (np.isnan(values) & frame[task].notna().to_numpy(bool)) | np.isinf(values)
+            column = frame[task]
+            values = np.array(pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan))
+            known = column.notna().to_numpy(bool)
+            if self.classes:
+                known = known & self._rename(column, values)
+            wrong = (np.isnan(values) & known) | (np.abs(values) > np.finfo(np.float32).max)
             if self.task_type == "classification":
-                wrong |= ~np.isnan(values) & (values != 0) & (values != 1)
-            y[:, j] = values
+                other = ~np.isnan(values) & (values != 0) & (values != 1)
+                if other.any():
+                    raise DataError(
+                        f"{path}: the label {values[other][0]:g} of column {task} ({int(other.sum())} rows) is neither "
+                        f"0 nor 1; give its source what each label means, for instance classes: "
+                        f"{{{values[other][0]:g}: 0, 1: 1}}"
+                    )
+            if wrong.any() and not example:
+                example = f"{task}={column[wrong].iloc[0]}"
+            y[:, j] = np.where(wrong, np.nan, values)
             bad |= wrong
-        return y, bad
+        return y, bad, example
+
+    def _rename(self, column: Any, values: np.ndarray) -> np.ndarray:
+        """Put what ``classes`` says into ``values`` (n,), in place; (n,) bool: not declared unknown."""
+        known = np.ones(len(values), bool)
+        written, before = column.astype(str).str.strip(), values.copy()
+        for label, meaning in self.classes.items():
+            number = _number(label)
+            at = (written == str(label)).to_numpy(bool) if number is None else before == number
+            values[at] = np.nan if meaning is None else meaning
+            if meaning is None:
+                known[at] = False
+        return known
 
     def _drop_missing(self, path: Path, table: Table) -> Table:
         if not table.tasks:
@@ -186,33 +251,19 @@ class CsvSource:
         return table if len(known) == len(table) else table.select(known)
 
 
-def read_csv(path: Path, member: str | None = None, header: bool = True) -> tuple[Any, int]:
-    """A CSV file as a pandas frame, and how many lines were skipped because they have too many fields.
+def _named(columns: list[str], name: str) -> str | None:
+    """The column of that name: as it is written, else the only one that differs by case."""
+    if name in columns:
+        return name
+    alike = [column for column in columns if column.casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else None
 
-    Raises:
-        DataError: the file is corrupt; names it.
-    """
-    import pandas as pd
 
+def _number(text: Any) -> float | None:
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", pd.errors.ParserWarning)
-            content = io.BytesIO(_bytes(path, member))
-            names = None if header else ["smiles"]
-            frame = pd.read_csv(content, names=names, on_bad_lines="warn", low_memory=False)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{path} is corrupt ({error}); delete it and fetch it again") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no readable CSV table ({str(error).splitlines()[0]})") from error
-    return frame, sum(len(re.findall("Skipping line", str(warning.message))) for warning in caught)
-
-
-def _bytes(path: Path, member: str | None) -> bytes:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            content = archive.read(member or archive.namelist()[0])
-        return gzip.decompress(content) if (member or "").endswith(".gz") else content
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _reject(path: Path, fault: str) -> str:

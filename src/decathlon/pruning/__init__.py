@@ -6,27 +6,24 @@
 from decathlon.pruning.base import Pruner, kept, largest
 from decathlon.pruning.dynamic import UCB, EpsilonGreedy, InfoBatch, RankLoss, SoftRandom
 from decathlon.pruning.evidence import Evidence
-from decathlon.pruning.reference import EMA, Reference, mean_lag
-from decathlon.pruning.sampler import EpochSampler, split_batches
-from decathlon.pruning.static import (
+from decathlon.pruning.informed import (
     EL2N,
-    ByScore,
     ContextualDiversity,
     Craig,
     DatasetPruning,
     DeepFool,
     Entropy,
-    Fixed,
     Forgetting,
-    Full,
     Glister,
     GraNd,
-    HardRandom,
     Herding,
     Influence,
     KMeans,
     LeastConfidence,
 )
+from decathlon.pruning.reference import EMA, Reference, mean_lag
+from decathlon.pruning.sampler import EpochSampler, split_batches
+from decathlon.pruning.static import ByScore, Fixed, Full, HardRandom
 
 __all__ = [
     "EL2N",

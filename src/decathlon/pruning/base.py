@@ -29,6 +29,9 @@ def largest(score: Tensor, k: int, generator: torch.Generator | None = None) -> 
     Raises:
         ValueError: a score is NaN, which has no rank.
     """
+    score = score.detach().cpu()
+    if score.dtype in (torch.float16, torch.bfloat16):
+        score = score.float()  # NumPy knows no bfloat16
     if torch.isnan(score).any():
         raise ValueError("a score is NaN; a loss diverged or an input holds NaN")
     n = len(score)
@@ -40,6 +43,29 @@ def largest(score: Tensor, k: int, generator: torch.Generator | None = None) -> 
     missing = k - int(above.sum())
     above[ties[torch.randperm(len(ties), generator=generator)[:missing]]] = True
     return above.nonzero().flatten()
+
+
+def positions(indices: Tensor, n: int) -> Tensor:
+    """``indices`` on the CPU, after a check that they are positions in a set of n: (B,) int64.
+
+    Raises:
+        ValueError: they are no whole numbers from 0 to n - 1 in one row. Negative ones do not count from the end.
+    """
+    at = torch.as_tensor(indices).detach().cpu()
+    if at.is_floating_point() or at.is_complex() or at.dtype == torch.bool or at.dim() != 1:
+        raise ValueError(f"positions must be whole numbers of shape (B,); got {at.dtype} of shape {tuple(at.shape)}")
+    if len(at) and (int(at.min()) < 0 or int(at.max()) >= n):
+        wrong = at.min() if int(at.min()) < 0 else at.max()
+        raise ValueError(f"the position {int(wrong)} is none of a set of {n} samples; they are 0 to {n - 1}")
+    return at.long()
+
+
+def _per_sample(what: str, values: Tensor, at: Tensor) -> Tensor:
+    values = values.detach().to("cpu", torch.float32)
+    if values.shape != at.shape:
+        shape = tuple(values.shape)
+        raise ValueError(f"{len(at)} samples need {what} of shape ({len(at)},), one each; got shape {shape}")
+    return values
 
 
 def choose(among: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -62,6 +88,9 @@ class Pruner:
     Attributes:
         k: number of samples that an epoch trains on.
         wants_reference: ``update`` needs the losses of a reference model.
+        beta: share of the reference that stays at a step.
+        score_mode: ``train`` takes the losses as training does, with dropout; ``eval`` without it.
+        wants_rescoring: all samples are to be shown to ``observe`` before each selection.
         wants_evidence: the pruner is built from what a trained model says of the samples (``evidence=``).
         varies: the number of selected samples changes between epochs.
         count: (n,) int64, how often each sample was trained on.
@@ -69,6 +98,9 @@ class Pruner:
 
     wants_reference: ClassVar[bool] = False
     wants_evidence: ClassVar[bool] = False
+    beta: float = 0.5
+    score_mode: str = "train"
+    wants_rescoring: bool = False
     varies: bool = False
     per_sample: ClassVar[tuple[str, ...]] = ()  # names of the (n,) tensors that update() writes by sample
 
@@ -90,16 +122,18 @@ class Pruner:
         """Take note of a batch: positions (B,) and the samples' losses (B,), before the optimiser's step.
 
         Raises:
-            ValueError: a loss is NaN or infinite, or the reference losses are missing.
+            ValueError: the positions are none of this training set, there is not one loss for each, a loss is NaN or
+                infinite, or the reference losses are missing. Nothing has changed then.
         """
-        self.count[batch_indices.detach().cpu()] += 1
         self.observe(batch_indices, online_loss, reference_loss)
+        at = batch_indices.detach().cpu().long()
+        self.count.index_add_(0, at, torch.ones_like(at))
 
     def observe(self, batch_indices: Tensor, online_loss: Tensor, reference_loss: Tensor | None = None) -> None:
         """As ``update``, for samples that are only scored and not trained on."""
-        at = batch_indices.detach().cpu()
-        online = online_loss.detach().to("cpu", torch.float32)
-        reference = None if reference_loss is None else reference_loss.detach().to("cpu", torch.float32)
+        at = positions(batch_indices, self.n)
+        online = _per_sample("losses", online_loss, at)
+        reference = None if reference_loss is None else _per_sample("reference losses", reference_loss, at)
         if self.wants_reference and reference is None:
             raise ValueError(f"{type(self).__name__}.update needs the losses of the reference model")
         total = online.sum() if reference is None else online.sum() + reference.sum()

@@ -6,16 +6,18 @@ from typing import Any, Protocol, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from decathlon.distributed import is_distributed, total
+from decathlon.distributed import is_distributed, rank, total
 from decathlon.errors import ConfigError
 from decathlon.pruning.base import Pruner
 from decathlon.pruning.distributed import merge
+from decathlon.pruning.epoch import Allowance, check_loaders, index_of
 from decathlon.pruning.evidence import Evidence
+from decathlon.pruning.losses import LossAdapter, loss_adapter
 from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import mean_lag
-from decathlon.pruning.sampler import EpochSampler, epoch_generator
-from decathlon.pruning.shadow import Shadow
+from decathlon.pruning.sampler import EpochSampler
 from decathlon.pruning.static import Fixed
 
 
@@ -26,28 +28,18 @@ class Informant(Protocol):
         """Train scratch models on everything and return what they say; ``scoring`` comes from the method's config."""
 
 
-def index_of(batch: Any) -> Tensor:
-    """The positions (B,) of a batch's samples in the training set: its ``index``, or its last part if it is a tuple."""
-    if isinstance(batch, Mapping):
-        return cast(Tensor, batch["index"])
-    if hasattr(batch, "index") and isinstance(batch.index, Tensor):
-        return batch.index
-    if isinstance(batch, (tuple, list)) and isinstance(batch[-1], Tensor) and not batch[-1].is_floating_point():
-        return batch[-1]
-    raise ValueError(
-        "a batch says nowhere which samples it holds: give it `index`, their positions in the training set"
-    )
-
-
 class Pruning(Callback):
-    """Trains each epoch on what a pruner selects.
+    """Trains each epoch on what a pruner selects, and changes nothing else: with ``prune=0`` the training is the same.
 
-    The module either offers ``sample_losses(batch) -> (B,)``, which costs one more forward pass, or returns
-    ``losses`` (B,) from ``training_step`` beside ``loss`` (and ``index``, if the batch has none). Methods that want
-    a reference keep an averaged copy of all parameters here and call ``sample_losses`` with it, unless the module's
-    attribute ``brings_losses`` is true: then ``training_step`` returns ``reference_losses`` too, and nothing is
-    computed here. Weights, where a method has them, are set as ``module.sample_weights`` (B,), else None, before
-    each ``training_step``. Static methods need ``module.evidence``.
+    The per-sample losses come from the module in one of two ways (``decathlon.pruning.losses``). It offers
+    ``sample_losses(batch) -> (B,)``, which costs one more forward pass unless ``training_step`` returns ``losses`` (B,)
+    beside ``loss``; for a method that wants a reference an averaged copy of all parameters is kept here. Or its
+    attribute ``brings_losses`` is true: then ``training_step`` returns ``losses`` and ``reference_losses``, and nothing
+    is computed here. Positions are in the batch (``decathlon.pruning.epoch.index_of``), or ``training_step`` returns
+    ``index``. Weights, where a method has them, are set as ``module.sample_weights`` (B,), else None, before each
+    ``training_step``. Static methods need ``module.evidence``.
+
+    Every batch must hold selected samples only: a loader that does not read the selection is refused.
 
     Logs ``train/kept``, ``train/coverage`` (share of samples seen so far), ``train/overlap`` (of consecutive kept
     sets), ``train/samples`` and ``train/reference_lag`` (steps) once an epoch.
@@ -69,20 +61,25 @@ class Pruning(Callback):
         self.method = dict(method)
         self.prune = prune
         self.seed = seed
-        self.sampler = sampler
+        self.given = sampler
         self.kind = check_method(method, prune)
         self.pruner: Pruner | None = None
-        self.shadow: Shadow | None = None
+        self._pending: dict[str, Any] | None = None  # state of a checkpoint, until the pruner exists
+        self._fitting = False
+        self._begin(None)
+
+    def _begin(self, sampler: EpochSampler | None) -> None:
+        """Forget an earlier fit."""
+        self.sampler = sampler
+        self.adapter: LossAdapter | None = None
         self.selected: int | None = None  # the epoch that the sampler is set for
         self.finished = False  # whether all its batches have been trained on
         self.samples = 0
         self.stats: dict[str, float] = {}
+        self._allowance: Allowance | None = None
         self._seen: list[Tensor] = []
-        self._pending: dict[str, Any] | None = None  # state of a checkpoint, until the pruner exists
-        self._reference_losses: Tensor | None = None
-        self._losses: Tensor | None = None
+        self._index: Tensor | None = None
         self._step = 0
-        self._fitting = False
         self._device = torch.device("cpu")
 
     # Building and selecting
@@ -98,21 +95,20 @@ class Pruning(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the pruner, from scores of a scratch model if need be, and select for the first epoch."""
-        if self.sampler is None:
-            self.sampler = getattr(trainer.datamodule, "sampler", None)  # type: ignore[attr-defined]
-        if self.sampler is None:
-            raise ValueError("pruning needs the training data's EpochSampler: the data module's `sampler`")
+        if getattr(trainer, "overfit_batches", 0):
+            raise ConfigError("overfit_batches reads the first batches only, whatever is selected: leave it out")
+        sampler = self.given or getattr(trainer.datamodule, "sampler", None)  # type: ignore[attr-defined]
+        if not isinstance(sampler, EpochSampler):
+            raise ConfigError("pruning needs the training data's EpochSampler: the data module's `sampler`")
+        self._begin(sampler)
         self._device = pl_module.device
-        self.selected = None
         self.pruner = self._build(pl_module)
-        if self.kind.wants_reference and not _brings_losses(pl_module):
-            beta, mode = getattr(self.pruner, "beta", 0.5), getattr(self.pruner, "score_mode", "train")
-            self.shadow = Shadow(pl_module, beta, buffers=mode == "eval")
+        self.adapter = loss_adapter(pl_module, self.pruner, trainer.precision_plugin.train_step_context)
         if self.pruner.varies:
             trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         self._step = trainer.global_step
         if self._pending is None:
-            self._prepare(0, trainer, pl_module)
+            self._prepare(trainer.current_epoch, trainer, pl_module)
         else:
             self._resume(self._pending, trainer, pl_module)
 
@@ -123,8 +119,8 @@ class Pruning(Callback):
         if self._pending is not None:
             state = self._pending["pruner"]
             return Fixed(self.sampler.n, state["indices"], state.get("weights"))
-        if not _offers(pl_module, "evidence"):
-            raise ValueError(
+        if not callable(getattr(pl_module, "evidence", None)):
+            raise ConfigError(
                 f"method {self.method.get('name')} needs a module with `evidence`, scores of a trained model"
             )
         with torch.random.fork_rng():
@@ -137,13 +133,14 @@ class Pruning(Callback):
         if self.selected == epoch:
             return
         self._merge()
-        if epoch > 0 and getattr(self.pruner, "rescore", "none") == "epoch":
+        if epoch > 0 and self.pruner.wants_rescoring:
             self._rescore(epoch, trainer, pl_module)
         before = self.sampler.indices
         indices, weights = self.pruner.select()
         self.sampler.set_selection(indices, weights)
         self.sampler.set_epoch(epoch)
         self.selected, self.finished = epoch, False
+        self._allowance = Allowance(self.sampler)
         self.stats = {
             "train/kept": float(len(indices)),
             "train/overlap": overlap(before, indices, self.sampler.n),
@@ -159,64 +156,67 @@ class Pruning(Callback):
 
     def _rescore(self, epoch: int, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score all samples with the current models, without counting them as trained on."""
-        assert self.pruner is not None and self.sampler is not None
+        assert self.pruner is not None and self.sampler is not None and self.adapter is not None
         source = trainer.datamodule if trainer.datamodule is not None else pl_module  # type: ignore[attr-defined]
         self.sampler.set_selection()
         seen = []
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(epoch_generator(self.seed, epoch).initial_seed())
-            for batch in source.train_dataloader():
-                batch = trainer.strategy.batch_to_device(batch)
-                online, reference = self._score(pl_module, batch)
-                seen.append(index_of(batch).cpu())
-                self.pruner.observe(seen[-1], online, reference)
+        for number, batch in enumerate(source.train_dataloader()):
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = trainer.strategy.batch_to_device(batch)
+            index = index_of(batch)
+            if index is None:
+                raise ConfigError("scoring all samples needs batches that say which they hold: give them an `index`")
+            losses = self.adapter.score(batch, ("rescore", self.seed, epoch, number, rank()))
+            seen.append(index.cpu())
+            self.pruner.observe(seen[-1], *losses)
         merge(self.pruner, torch.cat(seen), self._device)
 
-    def _score(self, pl_module: LightningModule, batch: Any) -> tuple[Tensor, Tensor | None]:
-        if _offers(pl_module, "score_losses"):
-            return cast(Any, pl_module).score_losses(batch)
-        losses = cast(Any, pl_module).sample_losses(batch)
-        return losses, None if self.shadow is None else self.shadow.losses(batch)
-
     # Training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the loaders, which exist now."""
+        assert self.sampler is not None
+        check_loaders(tree_leaves(trainer.train_dataloader), self.sampler)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select, where the end of the last epoch did not; what Lightning reads first needs it earlier."""
         self._prepare(trainer.current_epoch, trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Hand the weights to the module; take the losses that it does not bring itself."""
-        assert self.pruner is not None and self.sampler is not None
+        """Check what the batch holds, hand the weights to the module, take the losses that it does not bring itself."""
+        assert self.sampler is not None and self._allowance is not None and self.adapter is not None
+        index = index_of(batch)
+        self._index = None if index is None else self._allowance.take(index)
+        if self.sampler.weighted and not hasattr(pl_module, "sample_weights"):
+            raise ConfigError(f"method {self.method.get('name')} weights samples; the module takes no `sample_weights`")
+        if self.sampler.weighted and self._index is None:
+            raise ConfigError(f"method {self.method.get('name')} weights samples; give the batches an `index`")
         if hasattr(pl_module, "sample_weights"):
-            index = index_of(batch)
-            weights = self.sampler.weight[index.cpu()].to(index.device) if self.sampler.weighted else None
+            weights = self.sampler.weight[self._index].to(pl_module.device) if self.sampler.weighted else None
             cast(Any, pl_module).sample_weights = weights
-        elif self.sampler.weighted:
-            raise ValueError(f"method {self.method.get('name')} weights samples; the module takes no `sample_weights`")
-        self._losses = self._reference_losses = None
-        if _offers(pl_module, "sample_losses") and not _brings_losses(pl_module):
-            with torch.no_grad():
-                self._losses = cast(Any, pl_module).sample_losses(batch)
-        if self.shadow is not None:
-            self._reference_losses = self.shadow.losses(batch)
+        self.adapter.before_step(batch, (self.seed, trainer.current_epoch, batch_idx, rank()))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the pruner the batch's losses, and let the reference follow."""
-        assert self.pruner is not None
+        assert self.pruner is not None and self.adapter is not None and self._allowance is not None
         given = outputs if isinstance(outputs, Mapping) else {}
-        losses = given.get("losses", self._losses)
-        if losses is None:
-            raise ValueError("pruning needs per-sample losses: return `losses` or offer `sample_losses(batch)`")
-        index = given["index"] if "index" in given else index_of(batch)
-        self.pruner.update(index, losses, given.get("reference_losses", self._reference_losses))
+        losses = self.adapter.after_step(given)
+        index = self._index
+        if index is None:
+            if "index" not in given:
+                raise ConfigError(
+                    "a batch says nowhere which samples it holds: give it `index`, their positions in the training set"
+                )
+            index = self._allowance.take(given["index"])
+        self.pruner.update(index, *losses)
         if is_distributed():
-            self._seen.append(index.cpu())
+            self._seen.append(index)
         else:
             self.samples += len(index)
-        if self.shadow is not None and trainer.global_step > self._step:
-            self.shadow.update()
+        if trainer.global_step > self._step:
+            self.adapter.follow()
         self._step = trainer.global_step
         self.finished = trainer.is_last_batch
 
@@ -227,7 +227,7 @@ class Pruning(Callback):
         coverage = float((self.pruner.count > 0).float().mean())
         values = {**self.stats, "train/coverage": coverage, "train/samples": float(self.samples)}
         if self.kind.wants_reference:
-            values["train/reference_lag"] = mean_lag(getattr(self.pruner, "beta", 0.5))
+            values["train/reference_lag"] = mean_lag(self.pruner.beta)
         pl_module.log_dict(values)
         last = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
         if not last:
@@ -245,7 +245,7 @@ class Pruning(Callback):
             selection = {"indices": indices, "weights": self.sampler.weight[indices]}
         return {
             "pruner": self.pruner.state_dict(),
-            "shadow": {} if self.shadow is None else self.shadow.state_dict(),
+            "shadow": {} if self.adapter is None else self.adapter.state_dict(),
             "selection": selection,
             "selected": self.selected,
             "finished": self.finished,
@@ -263,26 +263,18 @@ class Pruning(Callback):
             self._pending = state_dict
 
     def _resume(self, state: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.pruner is not None and self.sampler is not None
+        assert self.pruner is not None and self.sampler is not None and self.adapter is not None
         self.pruner.load_state_dict(state["pruner"])
-        if self.shadow is not None:
-            self.shadow.load_state_dict(state["shadow"])
+        self.adapter.load_state_dict(state["shadow"])
         selection = state["selection"]
         self.sampler.set_selection(selection.get("indices"), selection.get("weights"))
         self.sampler.set_epoch(state["selected"])
         self.selected, self.finished = state["selected"], state["finished"]
         self.samples, self.stats = state["samples"], dict(state["stats"])
+        self._allowance = Allowance(self.sampler)
         self._pending = None
         if self.finished:
             self._prepare(state["selected"] + 1, trainer, pl_module)
-
-
-def _offers(module: LightningModule, method: str) -> bool:
-    return callable(getattr(module, method, None))
-
-
-def _brings_losses(module: LightningModule) -> bool:
-    return bool(getattr(module, "brings_losses", False))
 
 
 def overlap(before: Tensor | None, after: Tensor, n: int) -> float:

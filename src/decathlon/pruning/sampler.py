@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from decathlon.pruning.base import positions
+
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """A private generator that depends on (seed, epoch) only, so that any epoch can be entered directly."""
@@ -57,14 +59,15 @@ class EpochSampler(DistributedSampler):
 
     def set_selection(self, indices: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Train on ``indices`` (k,) int64 with ``weights`` (k,) from the next epoch on; None: everything."""
+        chosen = None if indices is None else positions(indices, self.n)
+        if chosen is not None and len(chosen) < 1:
+            raise ValueError(f"a selection holds at least one position, each from 0 to {self.n - 1}")
+        if weights is not None and (chosen is None or weights.shape != chosen.shape):
+            raise ValueError("a selection needs one weight for each of its positions, and no weights without positions")
         self.weight = torch.ones(self.n)
         self.weighted = False
-        self.indices = None if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
-        if self.indices is None:
-            return
-        if len(self.indices) < 1 or int(self.indices.min()) < 0 or int(self.indices.max()) >= self.n:
-            raise ValueError(f"a selection holds at least one position, each from 0 to {self.n - 1}")
-        if weights is not None:
+        self.indices = chosen
+        if self.indices is not None and weights is not None:
             self.weight[self.indices] = weights.to("cpu", torch.float32)
             self.weighted = bool((self.weight[self.indices] != 1).any())
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from decathlon.pruning.base import positions
+
 
 def entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over the known tasks of the binary entropy of the prediction, in nats: (n, T) -> (n,)."""
@@ -40,6 +42,7 @@ class Forgetting:
 
     def update(self, batch_indices: Tensor, correct: Tensor, known: Tensor | None = None) -> None:
         """Take note of the tasks (B, T) that are right, among those that are ``known`` (all by default)."""
+        batch_indices = positions(batch_indices, len(self.last))
         known = torch.ones_like(correct, dtype=torch.bool) if known is None else known
         right = (correct.bool() & known).sum(1).to(torch.int64)
         self.events[batch_indices] += (right < self.last[batch_indices]).to(torch.int64)
@@ -67,8 +70,7 @@ def deepfool(
     """Length of the smallest change of a continuous input that flips a prediction: (B,), +inf if none does.
 
     Moosavi-Dezfooli et al., "DeepFool" (CVPR 2016), for independent binary outputs: at each step the function
-    is taken as linear and the known output nearest to zero is pushed over it. What the input of a graph is,
-    is
+    is taken as linear and the known output nearest to zero is pushed over it. What the input of a graph is, is
     reconstructed: the paper does not say; here it is whatever ``function`` adds the change to.
 
     Args:

@@ -37,9 +37,10 @@ class Shadow:
         self._ema = EMA(self.parameters.values(), online.values(), beta)
 
     @torch.no_grad()
-    def losses(self, batch: Any) -> Tensor:
-        """Per-sample losses (B,) under the averaged parameters."""
-        return functional_call(self.wrapped, {**self.parameters, **self.buffers}, (batch,))
+    def losses(self, batch: Any, moving: bool = True) -> Tensor:
+        """Per-sample losses (B,) under the averaged parameters; ``moving``: its own buffers take note of the batch."""
+        buffers = self.buffers if moving else {name: tensor.clone() for name, tensor in self.buffers.items()}
+        return functional_call(self.wrapped, {**self.parameters, **buffers}, (batch,))
 
     @torch.no_grad()
     def update(self) -> None:

@@ -1,4 +1,4 @@
-"""MolPeg's data module: splits, batches, determinism, caches, pretrained weights; check 17 of the specification."""
+"""MolPeg's data module: splits, batches, determinism, caches, pretrained weights; the sizes of the published tables."""
 
 import gzip
 import random
@@ -226,6 +226,47 @@ def test_what_the_scores_need(root: Path) -> None:
     assert data.cache_dir.parent == root / "processed"
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_labels_that_change_places_are_other_data(root: Path, part: str) -> None:
+    """Scores of static methods are cached by ``identity``: sums of labels and lists of names would not tell."""
+    data = module(root)
+    before = data.identity()
+    y = data.parts[part].table.y
+    first, other = (int((y[:, 0] == label).nonzero()[0]) for label in (0, 1))
+    y[[first, other]] = y[[other, first]]
+    assert data.identity() != before
+
+
+def test_sizes_of_the_users_own_split(root: Path) -> None:
+    assert [len(part) for part in module(root, dataset={**TINY, "split_sizes": [70, 20]}).split_] == [70, 20, 11]
+    with pytest.raises(ConfigError, match=r"split_sizes=\[90, 20\] leave none of 101 molecules"):
+        module(root, dataset={**TINY, "split_sizes": [90, 20]})
+
+
+def test_a_part_of_one_class_is_said_as_it_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(label: Any) -> None:
+        rows = "".join(f"{'C' * (i + 1)},{label(i)},\n" for i in range(N))
+        (root / "tiny.csv.gz").write_bytes(gzip.compress(f"smiles,a,b\n{rows}".encode()))
+
+    write(lambda i: 0)
+    with pytest.raises(DataError, match=r"tiny: in the 80 molecules of the train part all known labels are 0"):
+        module(root)
+    order = list(range(N))
+    random.Random(42).shuffle(order)
+    write(lambda i: int(i in order[:40]))  # positives in the training part only
+    with pytest.raises(DataError, match=r"in the 10 molecules of the val part all known labels are 0"):
+        module(root)
+    write(lambda i: 0)
+    with caplog.at_level("WARNING"):  # a sliver of the data may be so: a smoke run of rare positives
+        module(root, max_molecules=100)
+    assert "its metrics are undefined" in caplog.text
+
+
+def test_a_scaffold_split_of_chains_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=r"101 of 101 molecules have no ring, .* use split=random"):
+        module(root, split="scaffold")
+
+
 def test_regression(root: Path) -> None:
     rows = "".join(f"{'C' * (i + 1)},{i}\n" for i in range(50))
     (root / "e.csv").write_text("smiles,e\n" + rows)
@@ -253,6 +294,16 @@ def test_bad_options_are_named_before_any_work(root: Path, options: dict, says: 
     with pytest.raises(ConfigError, match=says):
         MoleculeData(root, **{"dataset": TINY, **options})
     assert not (root / "processed").exists()
+
+
+def test_the_example_of_the_docs_reads_a_users_table(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/molecules.md").read_text()
+    spec = yaml.safe_load(page.partition("## Your own table")[2].partition("```yaml\n")[2].partition("```")[0])
+    rows = "".join(f"{'C' * (i + 1)};{1 if i % 3 else -1};Grün;\n" for i in range(60))
+    (tmp_path / "mine.csv").write_bytes(f"SMILES;active;name;\n{rows}".encode("latin-1"))
+    data = module(tmp_path, dataset=spec, model=spec["model"], pretrain=spec["pretrain"])
+    assert data.train_size == 48 and data.report["malformed"] == 0
+    assert torch.cat([part.table.y for part in data.parts.values()]).sum() == 40
 
 
 def test_too_few_molecules(root: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_five_lines() -> None:
 
 @pytest.mark.parametrize(("selection", "kept"), [("both", {0, 4}), ("easy", {0, 1}), ("hard", {3, 4})])
 def test_tails(selection: str, kept: set[int]) -> None:
-    """Check 8: differences -3, -1, 0, 1, 2."""
+    """Differences -3, -1, 0, 1, 2."""
     difference = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0])
     for order in (torch.arange(5), torch.tensor([3, 1, 4, 0, 2])):
         pruner = MolPeg(5, 0.6, generator(), selection=selection)
@@ -92,7 +92,7 @@ def test_tails(selection: str, kept: set[int]) -> None:
 
 
 def test_unseen_samples_come_first_and_pruned_ones_keep_their_score_bit_for_bit() -> None:
-    """Check 3, first half."""
+    """A score changes when its sample is trained on, and only then."""
     problem = Problem(epochs=3)
     before = problem.pruner.score.clone()
     done = len(problem.scored)
@@ -109,7 +109,7 @@ def test_unseen_samples_come_first_and_pruned_ones_keep_their_score_bit_for_bit(
 
 
 def test_beta_0_and_beta_1() -> None:
-    """Check 4, in eval mode: no dropout, no BatchNorm statistics of the batch."""
+    """In eval mode: no dropout, no BatchNorm statistics of the batch."""
     copy = Problem(beta=0.0, dropout=0.0, score_mode="eval", epochs=0)
     copy.encoder.eval()
     copy.reference.eval()
@@ -124,7 +124,7 @@ def test_beta_0_and_beta_1() -> None:
 
 
 def test_scores_are_at_most_the_logit_differences() -> None:
-    """Check 7: binary cross-entropy is 1-Lipschitz in the logit."""
+    """Binary cross-entropy is 1-Lipschitz in the logit."""
     a, b = 20 * torch.randn(2, 10000, dtype=torch.float64, generator=generator(4))
     y = (torch.rand(10000, generator=generator(5)) < 0.5).double()
     loss = nn.functional.binary_cross_entropy_with_logits
@@ -137,7 +137,7 @@ def test_scores_are_at_most_the_logit_differences() -> None:
 
 
 def test_a_common_weight_changes_sgd_and_not_adam() -> None:
-    """Check 10."""
+    """Adam divides it out; SGD takes it for a larger step."""
 
     def end(sgd: bool, rescale: bool) -> Tensor:
         problem = Problem(sgd=sgd, rescale=rescale, dropout=0.0, epochs=4)

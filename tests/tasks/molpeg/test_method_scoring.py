@@ -50,6 +50,10 @@ def test_it_is_computed_once_per_seed_and_number_of_epochs(tmp_path: Path, monke
     assert len(calls) == 4
     assert len(Scoring(Bits(tmp_path), OPTIONS, 0.01, 0.0, 0).evidence(epochs=3, repeats=2)) == 2
     assert len(calls) == 5
+    swapped = Bits(tmp_path)
+    swapped.y[120:180] = swapped.y[120:180].flip(0)  # the validation part alone, and no sum tells
+    score(swapped)
+    assert len(calls) == 6
 
 
 def test_boundary_and_fingerprints(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from decathlon.errors import ConfigError
 from decathlon.pruning import EpochSampler, split_batches
 from decathlon.tasks.molpeg import MolPeg
 from decathlon.tasks.molpeg.losses import label_losses, sample_losses
@@ -19,6 +20,7 @@ from decathlon.tasks.molpeg.module import FineTune
 from tests.tasks.molpeg.toy import MODEL, MOLPEG, Bits, make
 
 FULL: dict[str, Any] = {"name": "full", "class": "decathlon.pruning.Full"}
+EL2N: dict[str, Any] = {"name": "el2n", "class": "decathlon.pruning.EL2N"}
 
 
 def test_losses_leave_unknown_labels_out() -> None:
@@ -38,7 +40,7 @@ def test_losses_leave_unknown_labels_out() -> None:
 
 
 def test_metrics_equal_scikit_learn_and_a_brute_force_count() -> None:
-    """Check 18."""
+    """With masks, and with tasks of one class left out."""
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 6, generator=draw)
     logits[:, 2] = logits[:, 2].round()  # ties
@@ -66,7 +68,7 @@ def test_metrics_equal_scikit_learn_and_a_brute_force_count() -> None:
 
 
 def test_pruning_nothing_is_plain_fine_tuning(tmp_path: Path) -> None:
-    """Check 2: MolPeg at prune = 0, the whole dataset, and a loop without any of this agree."""
+    """MolPeg at prune = 0, the whole dataset, and a loop without any of this agree."""
     trainer, module, data, _, record = make(tmp_path, {**MOLPEG, "score_mode": "train"}, prune=0.0, dropout=0.0)
     trainer.fit(module, data)
     whole, other, data, _, again = make(tmp_path, FULL, dropout=0.0)
@@ -88,9 +90,41 @@ def test_pruning_nothing_is_plain_fine_tuning(tmp_path: Path) -> None:
     assert trainer.callback_metrics["train/samples"] == 6 * 120
 
 
+@pytest.mark.parametrize("options", [{}, {"score_mode": "eval"}, {"rescore": "epoch"}, {"ema_head": True}])
+def test_pruning_nothing_is_the_whole_dataset_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
+    """With dropout: the reference draws masks of its own and moves no statistics of the online model."""
+    ends = []
+    for method in (FULL, {**MOLPEG, **options}):
+        trainer, module, data, _, record = make(tmp_path, method, prune=0.0, dropout=0.3, epochs=4)
+        trainer.fit(module, data)
+        assert module.online is not None
+        ends.append((record.losses, module.online.state_dict()))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", [{**MOLPEG, "rescore": "epoch"}, {**EL2N, "scoring": {"epochs": 1}}])
+def test_other_precisions(precision: Any, method: dict[str, Any], tmp_path: Path) -> None:
+    trainer, module, data, _, _ = make(tmp_path, method, epochs=2, precision=precision)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision, torch.float32)
+    assert {p.dtype for p in module.parameters()} == {dtype}
+    assert 0.5 < trainer.callback_metrics["test/roc_auc"] <= 1
+
+
+def test_a_precision_that_would_round_the_targets_is_refused(tmp_path: Path) -> None:
+    trainer, module, data, _, _ = make(
+        tmp_path, metric="mae", data=Bits(tmp_path, regression=True), precision="bf16-true"
+    )
+    with pytest.raises(ConfigError, match="precision=bf16-true rounds the labels of a regression"):
+        trainer.fit(module, data)
+
+
 @pytest.mark.parametrize("ema_head", [False, True])
 def test_scores_are_the_losses_of_the_saved_weights(ema_head: bool, tmp_path: Path) -> None:
-    """Check 3, second half: after the step before a batch is scored, its scores can be recomputed from the weights."""
+    """After the step before a batch is scored, its scores can be recomputed from the weights."""
     method = {**MOLPEG, "score_mode": "eval", "beta": 0.8, "ema_head": ema_head}
     trainer, module, data, pruning, _ = make(tmp_path, method)
     expected: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -120,7 +154,7 @@ def test_scores_are_the_losses_of_the_saved_weights(ema_head: bool, tmp_path: Pa
 
 @pytest.mark.parametrize("options", [{}, {"score_mode": "eval"}, {"ema_head": True}, {"rescore": "epoch"}])
 def test_resumed_training_is_uninterrupted_training(options: dict[str, Any], tmp_path: Path) -> None:
-    """Check 20, and more: kept sets, order, losses and metrics after epoch 3 are the same."""
+    """Kept sets, order, losses and metrics after epoch 3 are the same."""
     method = {**MOLPEG, "beta": 0.9, **options}
     trainer, module, data, _, whole = make(tmp_path, method, epochs=7)
     trainer.fit(module, data)

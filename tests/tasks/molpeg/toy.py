@@ -13,6 +13,7 @@ from decathlon.molecules.batches import FingerprintBatch
 from decathlon.pruning import EpochSampler
 from decathlon.pruning.callback import Pruning
 from decathlon.runner.checkpoint import RandomState
+from decathlon.storage import digest
 from decathlon.tasks.molpeg.module import FineTune
 
 BITS = 32
@@ -50,7 +51,7 @@ class Bits(pl.LightningDataModule):
         return None
 
     def identity(self) -> dict[str, Any]:
-        return {"y": self.y.nan_to_num(-1).sum().item(), "n": self.train_size}
+        return {"content": digest(self.bits, self.y), "n": self.train_size}
 
     def fingerprints(self) -> Tensor:
         return self.bits[: self.train_size].to(torch.uint8)
@@ -102,6 +103,7 @@ def make(
     epochs: int = 6,
     callbacks: list[pl.Callback] | None = None,
     data: Bits | None = None,
+    precision: Any = "32-true",
     **options: Any,
 ) -> tuple[pl.Trainer, FineTune, Bits, Pruning, Record]:
     """A trainer, a module, data, the pruning callback and a record of what happens."""
@@ -110,7 +112,7 @@ def make(
     module = FineTune(method, MODEL, prune=prune, **options)
     pruning, record = Pruning(method, prune), Record()
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=bool(callbacks),
+        max_epochs=epochs, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=bool(callbacks),
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=[RandomState(), pruning, record, *(callbacks or [])], default_root_dir=root,
     )  # fmt: skip

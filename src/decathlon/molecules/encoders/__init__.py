@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from decathlon.build import check_options
 from decathlon.errors import ConfigError
 from decathlon.molecules.encoders.base import Encoder
 from decathlon.molecules.encoders.fingerprint import FingerprintMlp
@@ -51,12 +52,10 @@ def make_encoder(model: str | Mapping[str, Any], spec: Mapping[str, Any]) -> Enc
     kind = MODELS[name][0]
     if kind.inputs != spec["inputs"]:
         raise ConfigError(f"model={name} reads {kind.inputs} data, this data module offers {spec['inputs']}")
-    if kind is FingerprintMlp:
-        options["bits"] = spec["bits"]
+    measured = {"bits": spec["bits"]} if kind is FingerprintMlp else {}
+    check_options(kind, options, f"model={name}", also=measured)
     try:
-        return kind(**options)
-    except TypeError as error:
-        raise ConfigError(f"model={name}: {str(error).split('() ')[-1]}") from error
+        return kind(**{**options, **measured})
     except ValueError as error:
         raise ConfigError(f"model={name}: {error}") from error
 

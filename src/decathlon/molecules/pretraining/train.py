@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from decathlon.errors import DataError
 from decathlon.files import atomic, cached
-from decathlon.molecules.dataset import MoleculeDataset, cached_features
+from decathlon.molecules.dataset import FINGERPRINT, FORMAT, MoleculeDataset, cached_features
 from decathlon.molecules.encoders import Encoder, Gin, Painn, make_encoder, model_inputs, model_options
 from decathlon.molecules.pretraining.denoise import DistanceDenoising
 from decathlon.molecules.pretraining.graphcl import GraphCl
@@ -21,6 +22,7 @@ from decathlon.molecules.pretraining.graphmae import GraphMae
 from decathlon.molecules.pretraining.properties import Properties, standardised
 from decathlon.molecules.pretraining.recipes import Recipe
 from decathlon.molecules.tables import Table
+from decathlon.progress import track
 from decathlon.storage import digest, load_state, processed_path
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ def _bare(model: str | Mapping[str, Any]) -> dict[str, Any]:
 
 def state_path(root: str | Path, model: str | Mapping[str, Any], recipe: Recipe, source_digest: str) -> Path:
     """Where the encoder that ``recipe`` makes of ``model`` is kept."""
-    return processed_path(root, f"pretrained-{digest(_bare(model), recipe.key(), source_digest, 1)}.pt")
+    key = digest(_bare(model), recipe.key(), source_digest, FINGERPRINT, FORMAT, version("rdkit"), 2)
+    return processed_path(root, f"pretrained-{key}.pt")
 
 
 def pretrained(
@@ -84,7 +87,7 @@ def _table_digest(table: Table) -> str:
     if table.smiles:
         return digest(table.smiles)
     assert table.geometry is not None
-    return digest(len(table), table.geometry.positions.double().sum().item(), table.geometry.numbers.sum().item())
+    return digest(table.geometry.state())
 
 
 def train(
@@ -134,7 +137,7 @@ def run_epoch(
     task.train()
     with seeded(recipe.seed * 1_000_003 + epoch):
         batches = [rows for rows in order.split(recipe.batch_size) if len(rows) > 1]
-        for rows in batches:
+        for rows in track(batches, f"pretraining, epoch {epoch + 1} of {recipe.epochs}"):
             loss = task(dataset.batch(rows).to(device), generator)
             optimiser.zero_grad()
             loss.backward()

@@ -139,8 +139,10 @@ class MoleculeData(pl.LightningDataModule):
                 raise DataError(
                     f"{self.dataset_name}: {len(whole)} molecules are too few, the {name} part has {len(rows)}"
                 )
-            self.parts[name] = whole.select(rows)
-        self.report = whole.table.report
+        parts = {name: whole.select(rows) for name, rows in self.split_._asdict().items()}
+        if table.task_type == "classification":
+            self._check_labels(parts)
+        self.parts, self.report = parts, whole.table.report
         self.tasks, self.task_type, self.unit = table.tasks, table.task_type, table.unit
         self.num_tasks = len(self.tasks)
         self.train_size = len(self.split_.train)
@@ -149,11 +151,30 @@ class MoleculeData(pl.LightningDataModule):
         self.target_mean = y.nanmean(0)
         self.target_std = (y - self.target_mean).square().nanmean(0).sqrt().clamp(min=1e-6)
 
+    def _check_labels(self, parts: Mapping[str, MoleculeDataset]) -> None:
+        """Say of which part nothing can be learned or measured; a sliver of the data may be so, but not all of it.
+
+        Raises:
+            DataError: a part has no task with labels of both classes.
+        """
+        for name, part in parts.items():
+            y = part.table.y
+            if bool(((y == 1).any(0) & (y == 0).any(0)).any()):
+                continue
+            classes = sorted({int(label) for label in y[~y.isnan()].unique().tolist()})
+            what = f"all known labels are {classes[0]}" if len(classes) == 1 else "no task has labels of both classes"
+            fault = f"{self.dataset_name}: in the {len(part)} molecules of the {name} part {what}"
+            if self.max_molecules is None:
+                raise DataError(f"{fault}; nothing can be learned or measured on it, another split_seed may help")
+            log.warning("%s (max_molecules=%d); its metrics are undefined", fault, self.max_molecules)
+
     def _split(self, whole: MoleculeDataset) -> Split:
         if self.split == "scaffold":
             state = cached_features(self.root, "scaffolds", whole.table.smiles, self.processes)
             return scaffold_split(state["scaffolds"])
-        return random_split(len(whole), self.split_seed, self.dataset.get("split_sizes"))
+        sizes = self.dataset.get("split_sizes")
+        published = getattr(self.source, "rows", None) or whole.table.report.get("rows")
+        return random_split(len(whole), self.split_seed, sizes, published)
 
     # What the module asks for
 
@@ -199,14 +220,12 @@ class MoleculeData(pl.LightningDataModule):
         return torch.cat([packed.dense(rows).byte() for rows in torch.arange(self.train_size).split(10_000)])
 
     def identity(self) -> dict[str, Any]:
-        """What determines the training data, their features and the pretrained encoder, as plain values."""
-        table = self.parts["train"].table
+        """What determines the data, their features and the pretrained encoder, by content, as plain values."""
         return {
             "dataset": self.dataset_name,
             "source": self.dataset["source"],
-            "train": digest(table.smiles) if table.smiles else digest(table.y.double().sum().item()),
-            "labels": digest(table.y.nan_to_num(-1).double().sum(0).tolist()),
-            "split": [self.split, self.split_seed],
+            "parts": {name: part.content() for name, part in self.parts.items()},
+            "order": self.seed,
             "inputs": self.inputs,
             "batch_size": self.batch_size,
             "pretrain": self._pretrain_identity(),
@@ -216,11 +235,8 @@ class MoleculeData(pl.LightningDataModule):
     def _pretrain_identity(self) -> dict[str, Any] | None:
         if self.recipe is None:
             return None
-        key = self.recipe.key()
-        if key.get("source") is not None:  # its name does not say what is in its file; the weights do
-            state = self.pretrained_state() or {}
-            key["weights"] = digest([value.double().sum().item() for value in state.values()])
-        return key
+        # The name of a source or of a checkpoint does not say what is in it; the weights do.
+        return {**self.recipe.key(), "weights": digest(self.pretrained_state() or {})}
 
     @property
     def cache_dir(self) -> Path:

@@ -39,10 +39,35 @@ def regression_metrics(prediction: Tensor, labels: Tensor) -> dict[str, float]:
     return {"mae": float(error.nanmean(0).nanmean())}
 
 
-def evaluate(logits: list[Tensor], labels: list[Tensor], scale: tuple[Tensor, Tensor] | None) -> dict[str, float]:
-    """The metrics of a set from its batches; ``scale`` = (mean, std) of a regression's targets."""
-    output, truth = torch.cat(logits), torch.cat(labels)
-    if scale is None:
-        return classification_metrics(output, truth)
-    mean, std = (part.to(output.device).double() for part in scale)
-    return regression_metrics(output.double() * std + mean, truth)
+class Collected:
+    """Outputs and labels of the batches of a set, until all are there.
+
+    Args:
+        metric: the main one.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def add(self, output: Tensor, labels: Tensor) -> None:
+        """Keep a batch: (B, T) each."""
+        self.parts[0].append(output)
+        self.parts[1].append(labels)
+
+    def measure(self, scale: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+        """The metrics of all that was kept, which is then forgotten.
+
+        ``score`` is the main one, with the sign by which more is better.
+
+        Args:
+            scale: mean and standard deviation of a regression's targets.
+        """
+        output, truth = (torch.cat(part) for part in self.parts)
+        self.parts = ([], [])
+        if scale is None:
+            values = classification_metrics(output, truth)
+        else:
+            mean, std = (part.to(output.device).double() for part in scale)
+            values = regression_metrics(output.double() * std + mean, truth)
+        return {**values, "score": values[self.metric] if HIGHER[self.metric] else -values[self.metric]}

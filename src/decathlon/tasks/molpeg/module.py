@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.molecules.encoders import model_options
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import Reference
+from decathlon.randomness import seeded
 from decathlon.tasks.molpeg.losses import label_losses, sample_losses
-from decathlon.tasks.molpeg.metrics import HIGHER, evaluate
+from decathlon.tasks.molpeg.metrics import HIGHER, Collected
 from decathlon.tasks.molpeg.molpeg import MolPeg
 from decathlon.tasks.molpeg.predictor import Predictor
 from decathlon.tasks.molpeg.scoring import Scoring
@@ -85,7 +87,7 @@ class FineTune(pl.LightningModule):
         self.epochs_timed = 0
         self._started = 0.0
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, known labels, positive labels
-        self._outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._outputs = Collected(metric)
 
     # Building
 
@@ -95,6 +97,8 @@ class FineTune(pl.LightningModule):
         self.regression = data.task_type == "regression"
         if self.regression != (self.metric == "mae"):
             raise ValueError(f"metric={self.metric} does not fit a {data.task_type}")
+        if self.regression and str(self.trainer.precision) in ("bf16-true", "16-true"):
+            raise ConfigError(f"precision={self.trainer.precision} rounds the labels of a regression; use bf16-mixed")
         self.target = (torch.as_tensor(data.target_mean), torch.as_tensor(data.target_std)) if self.regression else None
         if self.online is None:
             self._build(data)
@@ -149,11 +153,13 @@ class FineTune(pl.LightningModule):
         loss = weighted.sum() / labelled
         losses = self._rank_losses(total.detach(), known, logits.shape[1])
         if self.settings and scores is None:
-            scores = losses, self._reference_losses(batch, labels)
+            # Masks of its own: those of the online model are the same as without a reference.
+            key = "reference", self.seed, self.current_epoch, batch_idx, self.global_rank
+            with seeded(*key, device=self.device):
+                scores = losses, self._reference_losses(batch, labels)
         with torch.no_grad():
             positive = torch.zeros(()) if self.regression else (labels == 1).sum()
-            parts = torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
-            self._sums += parts
+            self._sums += torch.stack([loss.detach() * labelled, labelled.float(), positive.to(loss)])
         if scores is None:
             return {"loss": loss, "losses": losses, "index": batch.index}
         return {"loss": loss, "losses": scores[0], "reference_losses": scores[1], "index": batch.index}
@@ -182,7 +188,11 @@ class FineTune(pl.LightningModule):
         return losses
 
     def score_losses(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """As in training, but outside of it: losses (B,) of the online and of the reference model."""
+        """As in training, but outside of it: losses (B,) of the online and of the reference model.
+
+        In training mode it draws dropout masks and moves the statistics of BatchNorm: see
+        ``decathlon.pruning.untouched``.
+        """
         labels = self._labels(batch)
         if self.settings is not None:
             return self._scores(batch, labels)
@@ -236,23 +246,13 @@ class FineTune(pl.LightningModule):
     def _rank_losses(self, total: Tensor, known: Tensor, tasks: int) -> Tensor:
         return sample_losses(total, known, tasks, "all" if self.settings is None else self.settings.score_norm)
 
-    def _keep(self, batch: Any) -> None:
-        self._outputs[0].append(self(batch))
-        self._outputs[1].append(batch.y)
-
-    def _measure(self) -> dict[str, float]:
-        """The metrics of what was kept, and ``score``: the main one, with the sign by which more is better."""
-        values = evaluate(*self._outputs, self.target)
-        self._outputs = ([], [])
-        return {**values, "score": values[self.metric] if HIGHER[self.metric] else -values[self.metric]}
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Keep the outputs until the epoch's end."""
-        self._keep(batch)
+        self._outputs.add(self(batch), batch.y)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, and in the last epochs the mean of the test metrics so far."""
-        values = self._measure()
+        values = self._outputs.measure(self.target)
         logs = {f"val/{name}": value for name, value in values.items()}
         last_epochs = self.current_epoch >= (self.trainer.max_epochs or 0) - LAST
         if self.trainer.state.fn == "fit" and (last_epochs or self.test_curve):
@@ -269,16 +269,17 @@ class FineTune(pl.LightningModule):
         limit = self.trainer.limit_test_batches
         batches = self.trainer.datamodule.test_dataloader()  # type: ignore[attr-defined]
         for batch in islice(batches, limit) if isinstance(limit, int) else batches:
-            self._keep(batch.to(self.device))
-        return self._measure()
+            batch = self.trainer.precision_plugin.convert_input(batch).to(self.device)
+            self._outputs.add(self(batch), batch.y)
+        return self._outputs.measure(self.target)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Keep the outputs until the end."""
-        self._keep(batch)
+        self._outputs.add(self(batch), batch.y)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self.log_dict({f"test/{name}": value for name, value in self._measure().items()})
+        self.log_dict({f"test/{name}": value for name, value in self._outputs.measure(self.target).items()})
 
     # Checkpoints
 

@@ -80,7 +80,7 @@ class MolPeg(Pruner):
         self.ema_head = ema_head
         self.score_norm = score_norm
         self.rescale = rescale
-        self.rescore = rescore
+        self.rescore, self.wants_rescoring = rescore, rescore == "epoch"
         self.lag = mean_lag(beta)
         self.score = torch.full((self.n,), math.inf)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decathlon.progress import track
 from decathlon.pruning.evidence import Evidence
 from decathlon.pruning.sampler import EpochSampler, epoch_generator
 from decathlon.pruning.scores import Forgetting, deepfool
@@ -56,7 +57,7 @@ class Scoring:
     def _evidence(self, epochs: int, repeat: int, boundary: bool, fingerprints: bool) -> Evidence:
         key = {
             "data": self.data.identity(), "model": self.model, "lr": self.lr, "weight_decay": self.weight_decay,
-            "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 1,
+            "seed": self.seed, "epochs": epochs, "repeat": repeat, "format": 2,
         }  # fmt: skip
         state = cached_state(
             self.data.root, f"{self.data.dataset_name}-scores", key, lambda: self._train(epochs, repeat)
@@ -80,7 +81,7 @@ class Scoring:
         forgetting = Forgetting(self.data.sampler.n)
         with torch.random.fork_rng(), torch.enable_grad(), everything(self.data.sampler) as sampler:
             torch.manual_seed(seed)
-            for epoch in range(epochs):
+            for epoch in track(range(epochs), "training a model to score by"):
                 sampler.set_epoch(int(epoch_generator(seed, epoch).initial_seed() % 2**31))
                 for batch in self.data.train_dataloader():
                     batch = batch.to(self.device)
@@ -126,7 +127,7 @@ class Scoring:
         encoder: Any = model.encoder
         distance = torch.empty(self.data.sampler.n)
         with torch.enable_grad(), everything(self.data.sampler):
-            for batch in self.data.train_dataloader():
+            for batch in track(self.data.train_dataloader(), "measuring distances to the decision boundary"):
                 batch = batch.to(self.device)
                 inputs = encoder.embed(batch).detach()
                 rows = batch.graph if hasattr(batch, "graph") else torch.arange(len(inputs), device=self.device)
