@@ -23,7 +23,8 @@ from decathlon.tasks.jregnet import (
     optimal_revenue,
     rvcg,
 )
-from decathlon.tasks.jregnet.tables import POINTS, concave_majorant
+from decathlon.tasks.jregnet.priors.ironing import concave_majorant
+from decathlon.tasks.jregnet.priors.tables import POINTS
 from tests.tasks.jregnet.markets import S1, random_auction, stream
 
 ALL: dict[str, Prior] = {

@@ -7,14 +7,27 @@ from decathlon.tasks.jregnet.integral import IntegralPayments
 from decathlon.tasks.jregnet.learner import LearntMechanism, RegretLearner
 from decathlon.tasks.jregnet.mechanisms import best_reserve, gsp, optimal, optimal_revenue, rvcg, vcg
 from decathlon.tasks.jregnet.network import JRegNet
-from decathlon.tasks.jregnet.priors import Copula, Exponential, Prior, Product, TruncatedExponential, Uniform
+from decathlon.tasks.jregnet.priors import (
+    Copula,
+    Discrete,
+    Empirical,
+    Exponential,
+    LogNormal,
+    Normal,
+    Prior,
+    Product,
+    Table,
+    TruncatedExponential,
+    TwoPeaks,
+    Uniform,
+)
 from decathlon.tasks.jregnet.regret import Regret, exact_regret
-from decathlon.tasks.jregnet.tables import Empirical, LogNormal, Normal, Table, TwoPeaks
 
 __all__ = [
     "AffineMaximizer",
     "Audit",
     "Copula",
+    "Discrete",
     "Empirical",
     "Exponential",
     "IntegralPayments",

@@ -13,8 +13,20 @@ from decathlon.tasks.jregnet import graphs
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.logs import AuctionLog, read_log
 from decathlon.tasks.jregnet.methods import Batch, Method
-from decathlon.tasks.jregnet.priors import Copula, Exponential, Prior, Product, TruncatedExponential, Uniform
-from decathlon.tasks.jregnet.tables import Empirical, LogNormal, Normal, TwoPeaks
+from decathlon.tasks.jregnet.priors import (
+    Copula,
+    Discrete,
+    Empirical,
+    Exponential,
+    LogNormal,
+    Normal,
+    Prior,
+    Product,
+    TruncatedExponential,
+    TwoPeaks,
+    Uniform,
+)
+
 
 POOLED_BELOW = 30  # bidders seen less often share the distribution of their side
 

@@ -48,13 +48,15 @@ def optimal(auction: JointAuction, bids: Tensor, prior: Prior, present: Tensor |
     if prior.bidders != auction.bidders:
         raise ValueError(f"the prior has {prior.bidders} bidders, the auction {auction.bidders}")
     exact = bids.double()
-    outcome = score_auction(auction, prior.virtual(exact), prior.inverse_virtual, prior.low, 0.0, present)
+    unit = prior.high.max().to(exact)
+    outcome = score_auction(auction, prior.virtual(exact), prior.inverse_virtual, prior.low, 0.0, present, unit)
     return _like(bids, outcome.allocation, outcome.payments)
 
 
 def optimal_revenue(auction: JointAuction, values: Tensor, prior: Prior, present: Tensor | None = None) -> Tensor:
     """(B,) best virtual welfare ``sum_k a_k max(0, C_(k)(v))``; its mean is the optimal revenue OPT."""
-    scores = bundle_scores(auction, prior.virtual(values.double()), 0.0, present)
+    exact = values.double()
+    scores = bundle_scores(auction, prior.virtual(exact), 0.0, present, prior.high.max().to(exact))
     return best(scores, auction.slots) @ auction.click_rates.to(scores)
 
 

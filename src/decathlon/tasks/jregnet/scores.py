@@ -14,15 +14,25 @@ TIE_BREAK = 1e-12
 
 
 def bundle_scores(
-    auction: JointAuction, scores: Tensor, boosts: Tensor | float = 0.0, present: Tensor | None = None
+    auction: JointAuction,
+    scores: Tensor,
+    boosts: Tensor | float = 0.0,
+    present: Tensor | None = None,
+    unit: Tensor | float | None = None,
 ) -> Tensor:
     """(B, E) score of each bundle: the sum of its members' scores (B, n) plus its boost; -inf where it is absent.
 
-    A fixed offset of 1e-12 per position makes the order of bundles strict, as if earlier bundles won ties, so that
-    allocation and critical values agree also at atoms and on ironed pieces.
+    An offset of 1e-12 ``unit`` per position makes the order of bundles strict, as if earlier bundles won ties, so that
+    allocation and critical values agree also at atoms and on ironed pieces. There the unit must not depend on the
+    bids, and be as large as the scores: an offset below their rounding decides nothing.
+
+    Args:
+        unit: size of the scores; by default the largest of each profile, for scores that rise strictly in the bid.
     """
     order = torch.arange(1, len(auction.bundles) + 1, dtype=scores.dtype, device=scores.device)
-    total = auction.scores(scores) + boosts - TIE_BREAK * order
+    if unit is None:
+        unit = scores.abs().amax(-1, keepdim=True)
+    total = auction.scores(scores) + boosts - TIE_BREAK * unit * order
     return total if present is None else total.masked_fill(~present, -torch.inf)
 
 
@@ -49,7 +59,7 @@ def critical_payments(
     inverse: Callable[[Tensor], Tensor],
     low: Tensor | float,
 ) -> Tensor:
-    """What each bidder must at least have bid for what it won (specification, section 5).
+    """What each bidder must at least have bid for what it won.
 
     With k slots of rate 1, bidder i's j-th best bundle wins iff its value reaches
     ``tau_jk = max(low_i, s_i^{-1}(O_{k-j+1} - P_j))``: P_j is the j-th best of its own bundles without its own score, O
@@ -114,9 +124,10 @@ def score_auction(
     low: Tensor | float = 0.0,
     boosts: Tensor | float = 0.0,
     present: Tensor | None = None,
+    unit: Tensor | float | None = None,
 ) -> Outcome:
     """Best positive scores win, critical values are paid; dominant-strategy incentive compatible."""
-    scores = bundle_scores(auction, bidder_scores, boosts, present)
+    scores = bundle_scores(auction, bidder_scores, boosts, present, unit)
     allocation = allocate(auction, scores)
     return Outcome(allocation, critical_payments(auction, bidder_scores, scores, allocation, inverse, low))
 
