@@ -119,7 +119,7 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
 
 
 def test_a_log_as_a_job(tmp_path: Path) -> None:
-    from test_jregnet_logs import generated, write
+    from tests.tasks.jregnet.test_logs import generated, write
 
     write(tmp_path, generated(60, drop=True))
     made = job(
@@ -136,7 +136,7 @@ def test_a_log_as_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["store_opt", "regretnet_store", "opt"])
 def test_an_undeclared_log_has_no_bound(method: str, tmp_path: Path) -> None:
     """The stores alone are no more independent than all bidders."""
-    from test_jregnet_logs import generated, write
+    from tests.tasks.jregnet.test_logs import generated, write
 
     write(tmp_path, generated(60))
     log = ["dataset=csv", f"dataset.values={tmp_path}/values.csv", f"dataset.edges={tmp_path}/edges.csv"]

@@ -158,7 +158,7 @@ def test_augmented_lagrangian_keeps_its_books() -> None:
         iterate(method, batch, optimizer, schedule, step)
         if (step + 1) % 2 == 0:  # with the same batch and misreports, and the new weights
             with torch.no_grad():
-                expected = expected + rho * method.objectives(batch, method._found)[1]
+                expected = expected + rho * method.objectives(batch, method._last[1])[1]
         if (step + 1) % 3 == 0:
             rho += 0.25
         assert torch.equal(method.multipliers.multiplier, expected)
@@ -199,7 +199,7 @@ def test_loss_follows_the_definition(deviators: int | None, draws: int) -> None:
     assert method.draws(10) == draws
     batch = TrainingProfiles.of(method, market, 10).batch(0)
     losses, _ = method.losses(batch, 0.0)
-    misreports, values = method._found, batch.values[0].T  # type: ignore[union-attr]
+    misreports, values = method._last[1], batch.values[0].T  # type: ignore[union-attr]
     assert misreports is not None
     net = method.stack.single(0)
     assert isinstance(net, JRegNet)
@@ -278,7 +278,7 @@ def test_the_cache_of_misreports_is_that_of_all_devices(monkeypatch: pytest.Monk
     batches = [profiles.batch(0, rank, 2) for rank in (0, 1)]
     found = [paper(market, [0]).find_misreports(batch) for batch in batches]
     exchange: dict[int, list[Any]] = {2: [batch.index for batch in batches], 4: found}
-    monkeypatch.setattr("decathlon.tasks.jregnet.learner.everyones", lambda part: exchange[part.dim()])
+    monkeypatch.setattr("decathlon.tasks.jregnet.learner.gather", lambda part: exchange[part.dim()])
     for batch in batches:
         method = paper(market, [0])
         method.find_misreports(batch)

@@ -56,18 +56,19 @@ class AffineLearner(Method):
         if temperature <= 0:
             raise ValueError(f"temperature={temperature} must be positive")
         self.log_weights = nn.Parameter(torch.zeros(len(self.seeds), self.auction.bidders))
-        mean = self.auction.scores(self.prior.quantile(torch.full((1, self.auction.bidders), 0.5)))
-        self.temperature = float(temperature * mean.mean())
+        middle = self.prior.quantile(torch.full((1, self.auction.bidders), 0.5))
+        mean = self.auction.scores(middle / self.units.scale)
+        self.temperature = temperature * (float(mean.mean()) or 1.0)  # where most values are 0
         self.boosts = nn.Parameter(-0.5 * mean.repeat(len(self.seeds), 1))
         self.register_buffer("incidence", self.auction.incidence.float(), persistent=False)
         self.register_buffer("rates", self.auction.click_rates.float(), persistent=False)
 
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.log_weights.exp()[:, None]  # (S, 1, n)
-        bids = batch.values.transpose(1, 2)  # (S, B, n)
+        bids = self.seen(batch.values).transpose(1, 2)  # (S, B, n)
         scores = (bids * weights) @ self.incidence.T + self.boosts[:, None]
         if batch.present is not None:
-            scores = scores.masked_fill(~batch.present.transpose(1, 2), -1e3)
+            scores = scores.masked_fill(~batch.present.transpose(1, 2), -torch.inf)
         slots = self.auction.slots
         welfare = best(scores, slots) @ self.rates  # (S, B)
         at_zero = scores[:, :, None] - (bids * weights)[..., None] * self.incidence.T
@@ -75,7 +76,7 @@ class AffineLearner(Method):
         clicks = self._soft_clicks(scores, self.temperature * 10 ** (1 - progress))
         payments = (without - welfare[..., None]) / weights + bids * clicks
         revenue = payments.sum(-1).mean(1)
-        return -revenue, {"revenue": revenue.detach()}
+        return -revenue, {"revenue": revenue.detach() * self.units.scale}
 
     def _soft_clicks(self, scores: Tensor, temperature: float) -> Tensor:
         """(S, B, n) clicks under a soft assignment of bundles, and empty slots of score 0, to the sorted scores."""
@@ -86,4 +87,4 @@ class AffineLearner(Method):
         return bundles @ self.incidence
 
     def mechanism(self, place: int) -> Callable[..., Any]:
-        return AffineMaximizer(self.log_weights[place].detach().exp(), self.boosts[place].detach())
+        return AffineMaximizer(self.log_weights[place].detach().exp(), self.boosts[place].detach() * self.units.scale)
