@@ -58,7 +58,7 @@ class AffineLearner(Method):
         self.log_weights = nn.Parameter(torch.zeros(len(self.seeds), self.auction.bidders))
         middle = self.prior.quantile(torch.full((1, self.auction.bidders), 0.5))
         mean = self.auction.scores(middle / self.units.scale)
-        self.temperature = temperature * (float(mean.mean()) or 1.0)  # where most values are 0
+        self.temperature = float(temperature * mean.mean()) or temperature  # where most values are 0
         self.boosts = nn.Parameter(-0.5 * mean.repeat(len(self.seeds), 1))
         self.register_buffer("incidence", self.auction.incidence.float(), persistent=False)
         self.register_buffer("rates", self.auction.click_rates.float(), persistent=False)

@@ -116,6 +116,21 @@ class JointAuctionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         return adam(self.method, self.schedule.lr) if self.method.trains else None
 
+    def on_fit_start(self) -> None:
+        """Say which values of a log are so far from the others that training counts them as less."""
+        if self.market.log is None or not self.trainer.is_global_zero:
+            return
+        values, _ = self.market.profiles("train", len(self.market.log.values), 0)
+        above = values / self.cap.to(values)
+        if float(above.max()) > 1 + 1e-6:
+            auction, bidder = divmod(int(above.argmax()), above.shape[1])
+            name = [*self.market.log.stores, *self.market.log.brands][bidder]
+            log.warning(
+                f"WARNING: {int((above > 1 + 1e-6).sum())} values of the log lie far above their bidder's others; in "
+                f"training {float(values[auction, bidder]):g} of {name}, the farthest, counts as "
+                f"{float(self.cap[bidder]):g}"
+            )
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Up to ``chunk`` iterations; one where several devices train, which average their gradients."""
         several = self.trainer.world_size > 1
@@ -212,7 +227,7 @@ class JointAuctionModule(LightningModule):
         if lost and self.trainer.is_global_zero:
             of = f"{lost} of {runs} runs collapsed" if runs > 1 else "the training collapsed"
             log.warning(
-                f"WARNING: {of} to a mechanism that hardly sells: {what} revenue {means['revenue']:.3g}, where RVCG earns "
+                f"WARNING: {of} to a mechanism that hardly sells: {what} revenue {means['revenue']:.3g}, RVCG's is "
                 f"{means['rvcg']:.3g}; try another seed, more iterations, or a lower method.lagrangian.end"
             )
 

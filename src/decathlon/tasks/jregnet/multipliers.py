@@ -12,9 +12,9 @@ from decathlon.build import check_options
 class Ramp:
     """One multiplier for all bidders that grows linearly from ``start`` to ``end`` over a share of the training."""
 
-    start: float = 5.0
-    end: float = 60.0
-    share: float = 0.7
+    start: float = 2.0
+    end: float = 50.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
