@@ -14,9 +14,9 @@ from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
 from decathlon.tasks.jregnet.data import JointAuctionData
-from decathlon.tasks.jregnet.figures import main, read_jobs
 from decathlon.tasks.jregnet.module import JointAuctionModule, expected_leak
 from decathlon.tasks.jregnet.reports import Record
+from tests.conftest import script
 from tests.tasks.jregnet.markets import S1
 
 SMALL = [
@@ -191,14 +191,15 @@ def test_figures_keep_markets_apart(tmp_path: Path) -> None:
         folder = tmp_path / "jobs" / str(number)
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps({"config": config, "metrics": metrics}))
-    rows = read_jobs(tmp_path / "jobs")
+    figures = script("analysis/jregnet_figures.py")
+    rows = figures.read_jobs(tmp_path / "jobs")
     labels = [
         "G", "G, bundles 8", "G, normal", "G, [0.5, 0.3, 0.1]", 'G, {"kind": "exponential", "rate": 1}',
         "one_slot, size 2", "one_slot, size 3",
     ]  # fmt: skip
     assert [row["dataset"] for row in rows] == labels
     assert [row["test/revenue"] for row in rows] == [0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    main([str(tmp_path / "jobs"), str(tmp_path / "out")])
+    figures.main([str(tmp_path / "jobs"), str(tmp_path / "out")])
     assert (tmp_path / "out" / "audit.png").stat().st_size > 1000 < (tmp_path / "out" / "frontier.png").stat().st_size
 
 

@@ -178,10 +178,7 @@ class JointAuctionModule(LightningModule):
             )  # fmt: skip
             metrics = report.scalars()
             rival = float(clicks_and_payments(rvcg, market.auction, values, present)[1].sum(1).mean())
-            stores = market.prior.select(slice(0, market.auction.stores))
-            shops = values[:, : market.auction.stores]
-            store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
-            store_opt = store_opt if stores.independent else float("nan")
+            store_opt = self._store_opt(values)
             typical = float(own_values.minimum(method.units.cap.to(own_values)).mean())
             metrics["expected_leak"] = expected_leak(report.regret_sum, typical, market.auction)
             metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
@@ -199,6 +196,15 @@ class JointAuctionModule(LightningModule):
                 welfare = best_welfare(market.auction, capped, present).mean()
                 metrics["collapsed"] = float(collapsed(report.revenue, rival, float(welfare)))
         return Record(self.seeds[place], metrics, per_bidder(self.seeds[place], method, report, market))
+
+    def _store_opt(self, values: Tensor) -> float:
+        """The optimum among the stores alone; nan where it is none, or there are no stores."""
+        market, count = self.market, self.market.auction.stores
+        if not count:
+            return float("nan")
+        stores = market.prior.select(slice(0, count))
+        revenue = float(optimal_revenue(market.auction.traditional(), values[:, :count], stores).mean())
+        return revenue if stores.independent else float("nan")
 
     def on_validation_epoch_end(self) -> None:
         means = self._log_means("val")
