@@ -211,7 +211,7 @@ def test_published_layouts_select_as_published(experiment: str, ceiling: float) 
 
 
 def test_an_audited_selection_takes_off_the_expected_leak() -> None:
-    """S1 in the specification's measurements: a sum of regrets of 0.013 came with 0.12 of fake revenue."""
+    """Measured in S1: a sum of regrets of 0.013 came with 0.12 of fake revenue."""
     assert expected_leak(0.013, 0.5, S1) == pytest.approx(0.125, abs=1e-3)
     assert expected_leak(0.0, 0.5, S1) == 0
     half = S1.with_click_rates([0.5, 0.25])

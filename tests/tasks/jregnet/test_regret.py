@@ -1,4 +1,4 @@
-"""The regret evaluator: definition, grids, memory (checks 3 and part of 4)."""
+"""The regret evaluator: definition, grids, memory."""
 
 from functools import partial
 

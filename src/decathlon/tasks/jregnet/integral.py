@@ -20,8 +20,9 @@ from decathlon.tasks.jregnet.units import Units
 class IntegralPayments:
     """p_i = b_i g_i(b) - int_{low_i}^{b_i} g_i(t, b_-i) dt: truthful wherever g_i rises in the own bid.
 
-    The integral is Simpson's rule on fixed cells of the bidder's support, and on the part of a cell that remains: the
-    cells do not move with the bid, so that many bids against the same opponents share them.
+    The integral is Simpson's rule on fixed cells of the bidder's support (even ones; on a logarithmic scale where the
+    network sees a long tail so), and on the part of a cell that remains: the cells do not move with the bid, so that
+    many bids against the same opponents share them.
 
     Args:
         network: gives the allocation; its payment half is not used.
@@ -64,13 +65,14 @@ class IntegralPayments:
 
     def clicks_and_rent(self, rows: Tensor, tops: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
         """g_i(top, v_-i) and int_{low}^{top} g_i(t, v_-i) dt for profiles (n, B) and tops (n, M, B)."""
-        low, high = (bound.to(rows)[:, None, None] for bound in (self.low, self.high))
-        width = (high - low) / self.cells
-        shares = torch.linspace(0, 1, 2 * self.cells + 1).to(rows)[:, None]
-        nodes = (low + shares * (high - low)).expand(-1, -1, rows.shape[1])
-        cell = ((tops - low) / width).long().clamp(0, self.cells - 1)
-        left = low + cell * width
-        count = tops.shape[1]
+        edges = self._edges(rows)
+        between = (edges[:, 1:] + edges[:, :-1]) / 2
+        nodes = torch.cat([torch.stack([edges[:, :-1], between], 2).flatten(1), edges[:, -1:]], 1)
+        nodes, width = nodes[..., None].expand(-1, -1, rows.shape[1]), edges.diff(dim=1)[..., None]
+        flat = tops.flatten(1)
+        cell = (torch.searchsorted(edges, flat, right=True) - 1).clamp(0, self.cells - 1)
+        left = edges.gather(1, cell).view(tops.shape)
+        cell, count = cell.view(tops.shape), tops.shape[1]
         clicks, _ = self.network(rows, torch.cat([nodes, tops, (left + tops) / 2], 1), present, truth=False)
         at_nodes, at_tops, between = clicks.split([nodes.shape[1], count, count], 1)
         starts = at_nodes[:, :-1:2]
@@ -78,6 +80,17 @@ class IntegralPayments:
         before = torch.nn.functional.pad(whole.cumsum(1), (0, 0, 1, 0)).gather(1, cell)
         part = (starts.gather(1, cell) + 4 * between + at_tops) * (tops - left) / 6
         return at_tops, before + part
+
+    def _edges(self, like: Tensor) -> Tensor:
+        """(n, cells + 1) ends of the cells: even on the support, or on the scale on which the network sees it."""
+        low, high = (bound.to(like)[:, None] for bound in (self.low, self.high))
+        shares = torch.linspace(0, 1, self.cells + 1).to(like)
+        edges = low + shares * (high - low)
+        if self.network.knee is not None:
+            knee = self.network.knee.to(like)[:, None]
+            first, last = (low / knee).log1p(), (high / knee).log1p()
+            edges = (knee * (first + shares * (last - first)).expm1()).where(knee.isfinite(), edges)
+        return edges.contiguous()
 
 
 def cells(points: int) -> int:
@@ -106,8 +119,9 @@ class IntegralLearner(Method):
         bidders: str = "both",
     ) -> None:
         super().__init__(auction, prior, seeds, bidders)
-        check_options(JRegNet, network or {}, "network", given=1, also={"graph_input": 0, "generator": 0})
+        check_options(JRegNet, network or {}, "network", given=1, also={"graph_input": 0, "generator": 0, "knee": 0})
         options = {**(network or {}), "graph_input": graph_input and not self.stores_only}
+        options["knee"] = self.units.network_knee
         self.stack = Stack([JRegNet(self.auction, **options, generator=generator("weights", s)) for s in self.seeds])
         cells(points)
         self.points = points

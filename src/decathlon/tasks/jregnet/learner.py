@@ -87,8 +87,9 @@ class RegretLearner(Method):
         bidders: str = "both",
     ) -> None:
         super().__init__(auction, prior, seeds, bidders)
-        check_options(JRegNet, network or {}, "network", given=1, also={"graph_input": 0, "generator": 0})
+        check_options(JRegNet, network or {}, "network", given=1, also={"graph_input": 0, "generator": 0, "knee": 0})
         options = {**(network or {}), "graph_input": graph_input and not self.stores_only}
+        options["knee"] = self.units.network_knee
         self.stack = Stack([JRegNet(self.auction, **options, generator=generator("weights", s)) for s in self.seeds])
         self.multipliers = Multipliers(len(self.seeds), self.auction.bidders, dict(lagrangian or {}))
         self.virtual_weight = float(virtual_weight)
