@@ -290,7 +290,10 @@ def test_the_cache_of_misreports_is_that_of_all_devices(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("schedule", "message"),
-    [({"kind": "dual"}, "choose ramp or augmented"), ({"kind": "ramp", "rho": 1}, "has no option rho; choose start, end, share")],
+    [
+        ({"kind": "dual"}, "choose ramp or augmented"),
+        ({"kind": "ramp", "rho": 1}, "option rho; choose start, end, share"),
+    ],
 )
 def test_bad_schedules_get_one_line(schedule: dict, message: str) -> None:
     with pytest.raises((ValueError, ConfigError), match=message):

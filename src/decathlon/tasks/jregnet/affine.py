@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import numbers
 from decathlon.tasks.jregnet.methods import Batch, Method
 from decathlon.tasks.jregnet.priors import Prior
 from decathlon.tasks.jregnet.scores import best, score_auction
@@ -18,12 +19,20 @@ class AffineMaximizer:
     Args:
         weights: (n,) positive w.
         boosts: (E,) c.
+
+    Raises:
+        ValueError: a weight that is not positive, or numbers that are not finite.
     """
 
-    def __init__(self, weights: Tensor, boosts: Tensor) -> None:
-        self.weights, self.boosts = weights.double(), boosts.double()
+    def __init__(self, weights: Any, boosts: Any) -> None:
+        self.weights, self.boosts = (torch.as_tensor(given).double() for given in (weights, boosts))
+        if not bool((self.weights > 0).all() and self.weights.isfinite().all() and self.boosts.isfinite().all()):
+            raise ValueError("an affine maximiser needs positive weights and finite boosts")
 
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+        bids = numbers(bids, auction.bidders, "bids")
+        if (len(self.weights), len(self.boosts)) != (auction.bidders, len(auction.bundles)):
+            raise ValueError(f"{len(self.weights)} weights and {len(self.boosts)} boosts do not fit {auction}")
         weights, boosts = self.weights.to(bids.device), self.boosts.to(bids.device)
         outcome = score_auction(auction, bids.double() * weights, lambda scores: scores / weights, 0.0, boosts, present)
         return Outcome(outcome.allocation.to(bids), outcome.payments.to(bids))

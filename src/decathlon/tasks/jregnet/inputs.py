@@ -52,6 +52,10 @@ def profiles(
         ValueError: there are none, they are no profiles of this auction, or (unless ``beyond_support``) lie outside of
             the prior's support.
     """
+    if not isinstance(auction, JointAuction) or not isinstance(prior, Prior):
+        raise ValueError(
+            f"expected a JointAuction and a Prior, not {type(auction).__name__} and {type(prior).__name__}"
+        )
     if prior.bidders != auction.bidders:
         raise ValueError(f"the prior has {prior.bidders} bidders, the auction {auction.bidders}")
     checked = numbers(values, auction.bidders)
@@ -76,11 +80,25 @@ def presence(auction: JointAuction, present: Any, samples: int) -> Tensor | None
     if present is None:
         return None
     tensor = torch.as_tensor(present)
+    if tensor.is_meta:
+        return tensor
     wanted = (samples, len(auction.bundles))
     if tuple(tensor.shape) != wanted or not bool(((tensor == 0) | (tensor == 1)).all()):
         kind = f"{tensor.dtype} {tuple(tensor.shape)}"
         raise ValueError(f"present must be true or false for each of {wanted} (profile, bundle), not {kind}")
     return tensor.bool()
+
+
+def same_market(auction: JointAuction, incidence: Tensor, rates: Tensor) -> None:
+    """Raise ValueError unless a network made for these bundles and click rates is used in this very market."""
+    if incidence.is_meta:
+        return
+    same = [
+        tuple(own.shape) == tuple(other.shape) and torch.allclose(own.double().cpu(), other)
+        for own, other in ((incidence, auction.incidence), (rates, auction.click_rates))
+    ]
+    if not all(same):
+        raise ValueError(f"the network was made for other {'bundles' if not same[0] else 'click rates'} than {auction}")
 
 
 def outcome(auction: JointAuction, found: Any, samples: int, present: Tensor | None) -> Outcome:

@@ -9,6 +9,7 @@ from torch import Tensor
 from decathlon.build import check_options
 from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import numbers, presence, same_market
 from decathlon.tasks.jregnet.methods import Batch, Method
 from decathlon.tasks.jregnet.network import JRegNet
 from decathlon.tasks.jregnet.priors import Prior
@@ -41,6 +42,9 @@ class IntegralPayments:
 
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+        same_market(auction, self.network.incidence, self.network.rates)
+        bids = numbers(bids, auction.bidders, "bids")
+        present = presence(auction, present, len(bids))
         rows = self.units.bids(bids).T.contiguous().to(self.network.bias_in)
         present = None if present is None else present.to(rows.device)
         allocation = self.network.outcome(auction, rows.T, present).allocation

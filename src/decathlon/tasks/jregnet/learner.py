@@ -11,6 +11,7 @@ from decathlon.build import check_options
 from decathlon.distributed import gather
 from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import numbers, presence, same_market
 from decathlon.tasks.jregnet.methods import Batch, Method, float32
 from decathlon.tasks.jregnet.misreports import Ascent, LocalSearch
 from decathlon.tasks.jregnet.multipliers import Multipliers
@@ -36,7 +37,10 @@ class LearntMechanism:
 
     @torch.no_grad()
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
-        there = None if present is None else present.to(self.network.bias_in.device)
+        same_market(auction, self.network.incidence, self.network.rates)
+        bids = numbers(bids, auction.bidders, "bids")
+        there = presence(auction, present, len(bids))
+        there = None if there is None else there.to(self.network.bias_in.device)
         outcome = self.network.outcome(auction, self.units.bids(bids).to(self.network.bias_in), there)
         return Outcome(outcome.allocation.to(bids.device), outcome.payments.to(bids.device) * self.units.scale)
 

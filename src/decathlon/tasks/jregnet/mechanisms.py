@@ -37,6 +37,8 @@ def rvcg(auction: JointAuction, bids: Tensor, present: Tensor | None = None, res
 
     ``reserve`` is the least declared value of a bundle that can win.
     """
+    if not reserve >= 0:
+        raise ValueError(f"reserve={reserve} must be a number from 0 on")
     exact = exact_bids(auction, bids)
     outcome = score_auction(auction, exact, lambda scores: scores, 0.0, -reserve, present)
     return _like(bids, outcome.allocation, outcome.payments)

@@ -61,6 +61,12 @@ class Method(nn.Module):
             raise ValueError(f"method.bidders={bidders} is unknown; choose both or stores")
         self.stores_only = bidders == "stores"
         self.seeds = list(seeds)
+        if not self.seeds:
+            raise ValueError("a method needs at least one seed")
+        if prior.bidders != auction.bidders:
+            raise ValueError(f"the prior has {prior.bidders} bidders, the auction {auction.bidders}")
+        if self.stores_only and not auction.stores:
+            raise ValueError("method.bidders=stores: this auction has no stores")
         if self.stores_only:
             prior = prior.select(slice(0, auction.stores))
             auction = auction.traditional()

@@ -37,6 +37,12 @@ class Regret:
 
 def with_prior(mechanism: Callable[..., Any], prior: Prior) -> Callable[..., Any]:
     """Give ``prior`` to a mechanism that asks for one by that name, such as :func:`~.mechanisms.optimal`."""
+    if isinstance(mechanism, torch.nn.Module):
+        raise ValueError(f"{type(mechanism).__name__} is a network, not a mechanism: take LearntMechanism(network)")
+    if not callable(mechanism):
+        raise ValueError(
+            f"a mechanism is called with an auction and bids; a {type(mechanism).__name__} is no such thing"
+        )
     if "prior" in inspect.signature(mechanism).parameters and not isinstance(mechanism, partial):
         return partial(mechanism, prior=prior)
     return mechanism

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import presence
 
 TIE_BREAK = 1e-12
 
@@ -33,7 +34,8 @@ def bundle_scores(
     order = torch.arange(1, len(auction.bundles) + 1, dtype=scores.dtype, device=scores.device)
     total = auction.scores(scores) + boosts
     total = total - TIE_BREAK * (_size(total) if unit is None else unit) * order
-    return total if present is None else total.masked_fill(~present, -torch.inf)
+    there = presence(auction, present, len(total))
+    return total if there is None else total.masked_fill(~there, -torch.inf)
 
 
 def best(scores: Tensor, slots: int) -> Tensor:
