@@ -1,4 +1,4 @@
-"""The network, untrained: what must hold for any weights (checks 1, 2, 5, 6, 7)."""
+"""The network, untrained: what must hold for any weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Value distributions: sampling, virtual values, ironing, inverses (check 14)."""
+"""Value distributions: sampling, virtual values, ironing, inverses."""
 
 import math
 from functools import partial
@@ -23,7 +23,8 @@ from decathlon.tasks.jregnet import (
     optimal_revenue,
     rvcg,
 )
-from decathlon.tasks.jregnet.tables import POINTS, concave_majorant
+from decathlon.tasks.jregnet.priors.ironing import concave_majorant
+from decathlon.tasks.jregnet.priors.tables import POINTS
 from tests.tasks.jregnet.markets import S1, random_auction, stream
 
 ALL: dict[str, Prior] = {

@@ -3,27 +3,39 @@
 RVCG, RVCG with a reserve, the Myerson optimum and the affine maximiser differ in their scores only.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import presence
 
 TIE_BREAK = 1e-12
 
 
 def bundle_scores(
-    auction: JointAuction, scores: Tensor, boosts: Tensor | float = 0.0, present: Tensor | None = None
+    auction: JointAuction,
+    scores: Tensor,
+    boosts: Tensor | float = 0.0,
+    present: Tensor | None = None,
+    unit: Tensor | float | None = None,
 ) -> Tensor:
     """(B, E) score of each bundle: the sum of its members' scores (B, n) plus its boost; -inf where it is absent.
 
-    A fixed offset of 1e-12 per position makes the order of bundles strict, as if earlier bundles won ties, so that
-    allocation and critical values agree also at atoms and on ironed pieces.
+    An offset of 1e-12 ``unit`` per position makes the order of bundles strict, as if earlier bundles won ties, so that
+    allocation and critical values agree also at atoms and on ironed pieces. There the unit must not depend on the
+    bids, and be as large as the scores: an offset below their rounding decides nothing.
+
+    Args:
+        unit: size of the scores; by default the largest here, for scores that rise strictly in the bid.
     """
     order = torch.arange(1, len(auction.bundles) + 1, dtype=scores.dtype, device=scores.device)
-    total = auction.scores(scores) + boosts - TIE_BREAK * order
-    return total if present is None else total.masked_fill(~present, -torch.inf)
+    total = auction.scores(scores) + boosts
+    total = total - TIE_BREAK * (_size(total) if unit is None else unit) * order
+    there = presence(auction, present, len(total))
+    return total if there is None else total.masked_fill(~there, -torch.inf)
 
 
 def best(scores: Tensor, slots: int) -> Tensor:
@@ -49,7 +61,7 @@ def critical_payments(
     inverse: Callable[[Tensor], Tensor],
     low: Tensor | float,
 ) -> Tensor:
-    """What each bidder must at least have bid for what it won (specification, section 5).
+    """What each bidder must at least have bid for what it won.
 
     With k slots of rate 1, bidder i's j-th best bundle wins iff its value reaches
     ``tau_jk = max(low_i, s_i^{-1}(O_{k-j+1} - P_j))``: P_j is the j-th best of its own bundles without its own score, O
@@ -114,9 +126,10 @@ def score_auction(
     low: Tensor | float = 0.0,
     boosts: Tensor | float = 0.0,
     present: Tensor | None = None,
+    unit: Tensor | float | None = None,
 ) -> Outcome:
     """Best positive scores win, critical values are paid; dominant-strategy incentive compatible."""
-    scores = bundle_scores(auction, bidder_scores, boosts, present)
+    scores = bundle_scores(auction, bidder_scores, boosts, present, unit)
     allocation = allocate(auction, scores)
     return Outcome(allocation, critical_payments(auction, bidder_scores, scores, allocation, inverse, low))
 
@@ -138,6 +151,12 @@ def pivot_payments(
     welfare_without = best(without, auction.slots) @ rates
     gain = bids * auction.clicks(allocation)
     return welfare_without - (gain.sum(1, keepdim=True) - gain)
+
+
+def _size(scores: Tensor) -> float:
+    """The power of two at or below the largest score, 1 where there is none."""
+    largest = 0.0 if scores.is_meta or not scores.numel() else float(scores.abs().max())
+    return 2.0 ** math.floor(math.log2(largest)) if 0 < largest < math.inf else 1.0
 
 
 def _own_bundles(auction: JointAuction) -> Tensor:

@@ -1,63 +1,54 @@
-"""Value distributions given by a quantile table, with ironed virtual values (Myerson 1981, section 6)."""
+"""Value distributions given by a quantile table, with ironed virtual values."""
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.priors.base import ROUNDING, Prior
+from decathlon.tasks.jregnet.priors.ironing import concave_majorant
 
 POINTS = 4096
-
-
-def concave_majorant(levels: Tensor, heights: Tensor) -> Tensor:
-    """Slopes of the least concave majorant of the points (levels, heights), one per interval; levels increase."""
-    x, y = levels.tolist(), heights.tolist()
-    hull: list[int] = []
-    for point in range(len(x)):
-        while len(hull) > 1:
-            a, b = hull[-2], hull[-1]
-            if (y[b] - y[a]) * (x[point] - x[a]) > (y[point] - y[a]) * (x[b] - x[a]):
-                break
-            hull.pop()
-        hull.append(point)
-    slopes = torch.empty(len(x) - 1, dtype=torch.float64)
-    for a, b in pairwise(hull):
-        slopes[a:b] = (y[b] - y[a]) / (x[b] - x[a])
-    return slopes
+TAIL = 4.0  # standard deviations above the mean that a normal distribution reaches
 
 
 class Table(Prior):
     """Distributions given by their quantiles on an even grid.
 
     Args:
-        quantiles: (n, Q + 1), F_i^{-1}(q / Q) for q = 0 … Q; non-decreasing in q, its ends are the support.
+        quantiles: (n, Q + 1), F_i^{-1}(q / Q) for q = 0 … Q; non-decreasing in q, its ends are the support. A value
+            that is repeated is an atom.
 
     With the revenue curve R(q) = q F^{-1}(1 - q), the ironed virtual value at v = F^{-1}(1 - q) is the slope of the
     least concave majorant of R. It is kept as a non-decreasing piecewise linear function, so that
-    :meth:`inverse_virtual` inverts :meth:`virtual` exactly.
+    :meth:`inverse_virtual` inverts :meth:`virtual` exactly; at an atom it jumps, and the atom is the price of all
+    scores in the jump.
+
+    Raises:
+        ValueError: in one line, quantiles that no distribution has.
     """
 
     def __init__(self, quantiles: Tensor) -> None:
-        self.quantiles = quantiles.double().contiguous()
-        if self.quantiles.dim() != 2 or bool((self.quantiles.diff(dim=1) < 0).any()):
-            raise ValueError("quantiles must have one non-decreasing row per bidder")
+        self.quantiles = torch.as_tensor(quantiles).double().contiguous()
+        if self.quantiles.dim() != 2 or min(self.quantiles.shape) < 1 or self.quantiles.shape[1] < 2:
+            raise ValueError(f"quantiles must be (bidders, two or more), not {tuple(self.quantiles.shape)}")
+        good = self.quantiles.isfinite().all() & (self.quantiles >= 0).all() & (self.quantiles.diff(dim=1) >= 0).all()
+        if not bool(good):
+            raise ValueError("quantiles must have one non-decreasing row of finite numbers, none negative, per bidder")
         super().__init__(self.quantiles[:, 0], self.quantiles[:, -1])
         if bool((self.low >= self.high).any()):
             raise ValueError("a value distribution needs a support of positive length")
         intervals = self.quantiles.shape[1] - 1
         chances = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)  # q = P(value >= v)
-        known: dict[bytes, Tensor] = {}  # bidders often share one distribution
+        known: dict[bytes, tuple[Tensor, ...]] = {}  # bidders often share one distribution
         rows = []
         for row in self.quantiles:
             key = row.numpy().tobytes()
             if key not in known:
-                known[key] = concave_majorant(chances, chances * row.flip(0)).flip(0)
+                known[key] = _curve(row, concave_majorant(chances, chances * row.flip(0)).flip(0).cummax(0).values)
             rows.append(known[key])
-        self.knots = (self.quantiles[:, 1:] + self.quantiles[:, :-1]) / 2
-        self.slopes = torch.stack(rows).cummax(1).values
+        self.knots, self.slopes, self.prices = (_stacked(parts) for parts in zip(*rows))
 
     def quantile(self, levels: Tensor) -> Tensor:
         """Linear interpolation in the table."""
@@ -73,7 +64,7 @@ class Table(Prior):
 
     def inverse_virtual(self, scores: Tensor) -> Tensor:
         slopes, low = self.slopes.to(scores.device), self.low.to(scores.device)
-        inverse = _interpolate(scores.double(), slopes, self.knots)
+        inverse = _interpolate(scores.double(), slopes, self.prices)
         inverse = torch.where(scores <= slopes[:, 0], low, inverse)
         inverse = inverse.masked_fill(scores > slopes[:, -1], math.inf)
         return inverse.to(scores)
@@ -84,17 +75,51 @@ class Table(Prior):
         return chosen
 
 
+def _curve(row: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The virtual value as a piecewise linear function: where its knots are, its heights, and their prices.
+
+    One knot in the middle of each interval of the quantiles, at the height of its ``slopes``. At an atom x the function
+    jumps up to the atom's slope and away from it: two knots before x and two behind, so close that a value rounded to
+    float32 still counts as the atom; the price of all four is x.
+    """
+    flat = row[1:] == row[:-1]
+    knots = (row[1:] + row[:-1]) / 2
+    if not bool(flat.any()):
+        return knots, slopes, knots
+    below, above = row[:-1], row[1:]
+    before = torch.nn.functional.pad(flat[:-1], (1, 0))  # the interval to the left is an atom
+    after = torch.nn.functional.pad(flat[1:], (0, 1))
+    first, last = flat & ~before, flat & ~after
+    heights = slopes[:, None].expand(-1, 5)
+    places = torch.stack(
+        [below * (1 + 2 * ROUNDING), below * (1 - ROUNDING), knots, above * (1 + ROUNDING), above * (1 - 2 * ROUNDING)],
+        1,
+    )
+    prices = torch.stack([below, below, knots, above, above], 1)
+    rises = ~flat
+    kept = torch.stack([rises & before, first, rises, last, rises & after], 1)
+    return places[kept].cummax(0).values, heights[kept], prices[kept]
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of different lengths as one tensor: the last entry of the shorter ones is repeated."""
+    longest = max(len(row) for row in rows)
+    return torch.stack([torch.cat([row, row[-1:].expand(longest - len(row))]) for row in rows])
+
+
 class Normal(Table):
-    """N(mean, std^2) truncated to [low, high]."""
+    """N(mean, std^2) truncated to [low, high], and four standard deviations above the mean."""
 
     def __init__(self, bidders: int, mean: float = 0.5, std: float = 0.2, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__(_truncated_normal(mean, std, low, high).repeat(bidders, 1))
 
 
 class LogNormal(Table):
-    """exp N(mu, sigma^2) truncated to [0, high]."""
+    """exp N(mu, sigma^2) truncated to [0, high], and exp(mu + 4 sigma)."""
 
     def __init__(self, bidders: int, mu: float = -1.0, sigma: float = 0.5, high: float = 1.0) -> None:
+        if not high > 0:
+            raise ValueError(f"a lognormal distribution needs high > 0, not {high:g}")
         row = _truncated_normal(mu, sigma, -math.inf, math.log(high)).exp()
         super().__init__(row.repeat(bidders, 1))
 
@@ -112,26 +137,17 @@ class TwoPeaks(Table):
     ) -> None:
         if not len(means) == len(stds) == len(weights):
             raise ValueError("means, stds and weights must have the same length")
+        if not (high > 0 and len(stds) and min(stds) > 0 and min(weights) > 0):
+            raise ValueError("a mixture of normal distributions needs positive stds, weights and high")
         grid = torch.linspace(0, high, 8 * POINTS + 1, dtype=torch.float64)
         below = torch.zeros_like(grid)
         for mean, std, weight in zip(means, stds, weights):
             below += weight * torch.special.ndtr((grid - mean) / std)
         below = (below - below[0]) / (below[-1] - below[0])
-        super().__init__(_inverted(grid, below).repeat(bidders, 1))
+        super().__init__(inverted(grid, below).repeat(bidders, 1))
 
 
-class Empirical(Table):
-    """Observed values of each bidder, joined by straight lines; the support begins at 0."""
-
-    def __init__(self, observations: Sequence[Tensor]) -> None:
-        rows = []
-        for seen in observations:
-            values = torch.cat([torch.zeros(1, dtype=torch.float64), seen.double().sort().values])
-            rows.append(_inverted(values, torch.linspace(0, 1, len(values), dtype=torch.float64)))
-        super().__init__(torch.stack(rows))
-
-
-def _inverted(values: Tensor, cdf: Tensor) -> Tensor:
+def inverted(values: Tensor, cdf: Tensor) -> Tensor:
     """F^{-1} on the even grid, from points (values, cdf) joined by straight lines."""
     levels = torch.linspace(0, 1, POINTS + 1, dtype=torch.float64)
     right = torch.searchsorted(cdf.contiguous(), levels).clamp(1, len(cdf) - 1)
@@ -141,8 +157,12 @@ def _inverted(values: Tensor, cdf: Tensor) -> Tensor:
 
 
 def _truncated_normal(mean: float, std: float, low: float, high: float) -> Tensor:
-    if std <= 0 or low >= high:
+    if not (std > 0 and low < high and math.isfinite(mean)):
         raise ValueError("a truncated normal distribution needs std > 0 and low < high")
+    # The table's last interval would carry its share of a tail far longer than the distribution has.
+    high = min(high, mean + TAIL * std)
+    if low >= high:
+        raise ValueError(f"a normal distribution around {mean:g} has nothing above low={low:g}")
     ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64) - mean) / std)
     levels = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, POINTS + 1, dtype=torch.float64))
     return (mean + std * torch.special.ndtri(levels)).clamp(low, high)
