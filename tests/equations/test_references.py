@@ -1,4 +1,4 @@
-"""Classical solvers against themselves refined, invariants and the official files (check C9)."""
+"""Classical solvers against themselves refined, invariants and the official files."""
 
 import math
 
