@@ -116,7 +116,7 @@ def identify(settled: DictConfig) -> str:
     probe = settled.copy()
     with open_dict(probe):
         probe.data_dir = probe.results_dir = ""
-        for key in probe.method.get("ignores") or []:
+        for key in [*(probe.task.pop("ignores", None) or []), *(probe.method.get("ignores") or [])]:
             probe[key] = None
         for group in ("task", "dataset", "method"):
             for key in DESCRIPTIVE:

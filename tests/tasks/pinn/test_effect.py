@@ -1,4 +1,4 @@
-"""The effect at small scale (check C14, S1 shortened): Kovasznay flow, a small network, 1000 steps.
+"""The effect at small scale: Kovasznay flow, a small network, 1000 steps.
 
 The setting was chosen after looking at a few: the test guards the effect, it is no evidence for it.
 """

@@ -1,4 +1,4 @@
-"""The PDEs: losses vanish on exact solutions, official reductions and points, references (checks C9 to C12)."""
+"""The PDEs: losses vanish on exact solutions, official reductions and points, references."""
 
 import math
 import os
@@ -125,7 +125,7 @@ def test_two_losses_combine_the_conditions_as_the_paper_does() -> None:
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_taylor_and_nested_engines_train_alike(name: str) -> None:
-    """Losses and parameter gradients of every problem by both engines (C10), single precision."""
+    """Losses and parameter gradients of every problem by both engines, single precision."""
     gradients = []
     for engine in ("taylor", "nested"):
         torch.manual_seed(0)

@@ -68,13 +68,11 @@ def test_batched_descent_equals_the_optimizers_of_the_library() -> None:
             assert np.allclose(batched.state["points"][k], theta.detach().numpy(), atol=1e-4), (name, k)
 
 
-# C14, S3: as published (slow), and with five times larger steps
-
-
 @pytest.mark.parametrize(
     ("lr", "steps"), [(5e-3, 15_000), pytest.param(1e-3, 50_000, marks=pytest.mark.slow)], ids=["short", "published"]
 )
 def test_config_reaches_the_pareto_side_from_every_start_and_adam_does_not(lr: float, steps: int) -> None:
+    """The learning rate and steps of the paper's Fig. 1 (slow), and a fifth of the time with larger steps."""
     ends = {}
     for name in ("adam", "config", "mconfig"):
         descent = Descent(method(name))

@@ -1,4 +1,7 @@
-"""Learning rates as functions of the step."""
+"""Learning rates as functions of the step, written as in ConFIG's code.
+
+``decathlon.schedules`` has the same shapes, as factors, which round differently; the published runs keep these bits.
+"""
 
 import math
 from collections.abc import Callable

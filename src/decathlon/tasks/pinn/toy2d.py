@@ -184,17 +184,26 @@ class Toy2d(LightningModule):
         dataset: ``inner_steps``, ``momentum_inner_steps`` (under M-ConFIG), ``scale`` of the first loss, ``schedule``.
         lr, lr_end, steps: of the schedule; ``steps`` is the number of blocks.
         seed: not used.
+        figures: whether to draw the trajectories.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         super().__init__()
+        self.figures = figures
         self.automatic_optimization = False
         self.descent = Descent(method, STARTS, float(dataset["scale"]))
         self.inner_steps = int(dataset["momentum_inner_steps" if self.descent.momentum else "inner_steps"])
         if self.inner_steps < 1:
-            raise ValueError(f"inner_steps={self.inner_steps} must be at least 1")
+            raise ConfigError(f"inner_steps={self.inner_steps} must be at least 1")
         total = steps * self.inner_steps
         flat = dataset.get("schedule") == "constant"
         self.schedule = constant(lr) if flat else cosine_with_warmup(total, lr, lr_end)
@@ -218,7 +227,7 @@ class Toy2d(LightningModule):
         for k, (x, y) in enumerate(points):
             found |= {f"test/x_{k}": float(x), f"test/y_{k}": float(y)}
         self.log_dict(found, batch_size=1)
-        if self.trainer.is_global_zero:
+        if self.figures and self.trainer.is_global_zero:
             plot(np.array(self.path), Path(self.trainer.default_root_dir) / "trajectories.png", self.descent.scale)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

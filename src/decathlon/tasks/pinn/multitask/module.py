@@ -154,10 +154,18 @@ class DigitsMultiTask(MultiTask):
             10^u_i with u_i uniform in [-s, s], a fixed draw.
         lr, lr_end, steps: of the schedule.
         seed: not used here; the runner has set the global one.
+        figures: not used, there are none.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         names = digit_attributes(int(dataset["tasks"]))
         generator = torch.Generator().manual_seed(int(dataset["scale_seed"]))
@@ -181,10 +189,18 @@ class CelebAMultiTask(MultiTask):
         dataset: ``width`` of the network (64), ``tasks``: how many of the forty attributes.
         lr, lr_end, steps: of the schedule.
         seed: not used here; the runner has set the global one.
+        figures: not used, there are none.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         super().__init__(
             CelebATrunk(int(dataset["width"])),
