@@ -83,9 +83,15 @@ def test_schrodinger_losses_vanish_on_a_soliton() -> None:
 
 
 def test_kuramoto_sivashinsky_residual_vanishes_on_the_numerical_solution() -> None:
-    problem = KuramotoSivashinsky(THREE, losses=3)
+
+    class Early(KuramotoSivashinsky):
+        def test_axes(self) -> tuple[Tensor, ...]:
+            x, t = super().test_axes()
+            return x, t[:9]  # 1/200 ... 9/200, smooth
+
+    problem = Early(THREE, losses=3)
     n = len(problem.test_axes()[0])
-    u = problem.reference().reshape(n, -1)[:, :9]  # t = 1/200 ... 9/200, smooth
+    u = problem.reference().reshape(n, -1)
     wave = 1j * torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
 
     def along_x(order: int) -> Tensor:
