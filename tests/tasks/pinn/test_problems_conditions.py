@@ -293,6 +293,12 @@ def test_hard_constraints_hold_throughout_the_training() -> None:
     assert error() < 0.05 * before
 
 
+def test_the_taylor_engine_is_refused_where_it_cannot_be() -> None:
+    spec = {"class": f"{__name__}.Bar", "points": {"pde": 4}, "losses": 1, "engine": "taylor"}
+    with pytest.raises(ConfigError, match="to which nothing is attached; use engine=nested"):
+        PINN({"class": "decathlon.tasks.pinn.LS"}, {"name": "bar", "problem": spec}, 1e-2, 1e-2, 10)
+
+
 def test_two_conditions_of_one_name_are_refused() -> None:
     class Twice(Mixed):
         def conditions(self) -> list[Condition]:

@@ -207,9 +207,12 @@ def make_network(problem: Problem, dataset: Mapping[str, Any]) -> torch.nn.Modul
     options, label = dict(dataset.get("network") or {}), f"dataset={dataset.get('name')}: network"
     check_options(problem.network, options, label)
     try:
-        return problem.ansatz(**options)
+        network = problem.ansatz(**options)
+        if problem.engine == "taylor":  # here, and not at the first step
+            problem.evaluator(network)(torch.zeros(1, len(problem.coordinates)), problem.derivatives)
     except ValueError as error:
         raise ConfigError(f"{label}: {error}") from error
+    return network
 
 
 def make_schedule(dataset: Mapping[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:

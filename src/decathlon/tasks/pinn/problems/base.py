@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.equations import MLP, Derivatives, Transformed, differentiate
-from decathlon.equations.derivatives import Wanted
+from decathlon.equations.derivatives import ENGINES, Wanted, parse
 from decathlon.equations.sampling import Box, generator, grid, latin_hypercube
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.problems.conditions import (
@@ -63,6 +63,12 @@ class Problem(nn.Module):
             raise ConfigError(
                 f"losses={losses}: {type(self).__name__.lower()} has {' or '.join(map(str, sorted(choices)))}"
             )
+        if engine not in ENGINES:
+            raise ConfigError(f"engine={engine} is unknown; choose {', '.join(ENGINES)}")
+        try:
+            parse(self.coordinates, self.derivatives)
+        except ValueError as error:
+            raise ConfigError(f"{type(self).__name__}.derivatives: {error}") from error
         if self.together not in ("sum", "mean"):
             raise ConfigError(f"together={self.together!r} of {type(self).__name__}: choose sum or mean")
         self.loss_names = choices[losses]
