@@ -66,9 +66,6 @@ def start(m: int, n: int) -> dict:
     }
 
 
-# C8
-
-
 def test_one_loss_is_adam() -> None:
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)) for _ in range(2)]

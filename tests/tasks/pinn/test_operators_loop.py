@@ -166,9 +166,6 @@ def test_two_processes_average_the_gradients_before_they_are_combined(tmp_path) 
     assert torch.allclose(found[0]["moved"], moved, atol=1e-5)
 
 
-# C12
-
-
 def test_learning_rate_schedule() -> None:
     rate = cosine_with_warmup(30_000, 1e-3, 1e-4)
     assert rate(0) == 0
