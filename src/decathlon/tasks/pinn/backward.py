@@ -30,8 +30,8 @@ class Backward:
     a batch in parts goes through ``accumulate``. A dict may come in any order: its losses are known by name.
     The gradients stay in one (m, N) buffer that is used again at each call (``gradients``). Gradients are
     taken with ``torch.autograd.grad``; in a distributed run they are averaged over the processes *before*
-    they are combined, so call it on the bare module (``ddp.module``'s parameters are the same ones) and leave
-    DistributedDataParallel's own reduction out of it. Parameters may be frozen and unfrozen between calls.
+    they are combined, and DistributedDataParallel's own reduction takes no part. Parameters may be frozen and
+    unfrozen between calls.
 
     Args:
         parameters: the parameters that the losses share.

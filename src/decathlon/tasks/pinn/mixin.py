@@ -204,9 +204,8 @@ class ConflictFreeMixin:
             raise ValueError("L-BFGS needs the losses again in its search: give again= or functions")
         extra: dict[str, Tensor] = {}
         if measured:
-            losses = self._probed(losses) if again is not None else losses
-            if again is None:
-                self._probed(losses)
+            tensors = self._probed(losses)
+            losses = losses if again is None else tensors
             assert self._rows is not None
             extra = self._cosines("cos_raw", self._rows.sum(dim=0))
         values: list[Tensor] = []

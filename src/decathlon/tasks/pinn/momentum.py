@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from decathlon.distributed import average
 from decathlon.tasks.pinn.flat import Flat
 from decathlon.tasks.pinn.losses import Losses, LossOrder, evaluate
-from decathlon.tasks.pinn.momentum_checks import check_finite, check_options, check_state
+from decathlon.tasks.pinn.momentum_state import check_finite, check_options, check_state, moments
 from decathlon.tasks.pinn.operators.base import GramOperator, Operator
 from decathlon.tasks.pinn.operators.conflict_free import ConFIG
 from decathlon.tasks.pinn.operators.gram import as_real, combine, gramian
@@ -46,8 +46,7 @@ class MConFIG(Optimizer):
 
     In a distributed run gradients are averaged over the processes before they enter the momenta. A dict of losses
     may come in any order: they are known by name, and indices count in the order of the first one. Complex
-    parameters are pairs of real ones. torch's learning-rate schedulers work, those that cycle beta1 too. Parameters
-    cannot be added, frozen or unfrozen: the momenta have one fixed layout.
+    parameters are pairs of real ones. Parameters cannot be added, frozen or unfrozen: the layout is fixed.
 
     Args:
         params: parameters, or groups of them with their own ``lr`` and ``weight_decay``.
@@ -125,13 +124,10 @@ class MConFIG(Optimizer):
             The loss values that were used, by index.
 
         Raises:
-            ValueError: neither losses nor ``refresh``; or what ``refresh`` raises.
+            ValueError: neither losses nor ``refresh``, or what ``refresh`` raises.
         """
-        if callable(closure):
-            with torch.enable_grad():
-                losses = closure()
-        else:
-            losses = closure
+        with torch.enable_grad():
+            losses = closure() if callable(closure) else closure
         if losses is None and not self._refreshed:
             raise ValueError(
                 "M-ConFIG takes its gradients itself: step(losses) or refresh(losses), not loss.backward()"
@@ -258,24 +254,14 @@ class MConFIG(Optimizer):
         return self._allocated()["first"] / (1 - self._betas[0] ** self.updates)
 
     def _allocated(self) -> dict[str, Tensor]:
-        """The momenta and moments, made at first use, and moved where the parameters were moved since."""
-        flat, count, dtype = self.flat, self.num_losses, self.flat.state_dtype
-        if not self._buffers:
-            self._buffers = {
-                "momenta": flat.zeros(count, dtype=dtype),
-                "first": flat.zeros(dtype=dtype),
-                "second": flat.zeros(dtype=dtype),
-                "gram": torch.zeros(count, count, dtype=torch.float64),
-                "values": torch.zeros(count, dtype=dtype, device=flat.device),
-            }
-        elif (self._buffers["first"].device, self._buffers["first"].dtype) != (flat.device, dtype):
-            moved = {name: value.to(flat.device, dtype) for name, value in self._buffers.items() if name != "gram"}
-            self._buffers, self._scratch = {**self._buffers, **moved}, None
+        self._buffers = moments(self._buffers, self.flat, self.num_losses)
         return self._buffers
 
     def _allocated_scratch(self) -> Tensor:
-        if self._scratch is None:
-            self._scratch = self.flat.zeros(dtype=self.flat.state_dtype)
+        """(N,) for the gradient of one loss, and for the step."""
+        first = self._allocated()["first"]
+        if self._scratch is None or (self._scratch.device, self._scratch.dtype) != (first.device, first.dtype):
+            self._scratch = torch.empty_like(first)
         return self._scratch
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,8 +285,7 @@ class MConFIG(Optimizer):
         check_state(state_dict, self.num_losses, self.flat.size)
         copy.deepcopy(self.operator).load_state_dict(state_dict["operator"])  # raises before anything has changed
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        momentum = state_dict["momentum"]
-        self._buffers = {}
+        momentum, self._buffers = state_dict["momentum"], {}
         if "momenta" in momentum:
             for name, target in self._allocated().items():
                 target.copy_(momentum[name])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from decathlon.build import build
+from decathlon.build import build, locate
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.operators.base import Operator
@@ -37,16 +37,15 @@ def outer_optimizer(
     """
     if spec is None:
         return torch.optim.Adam(parameters, lr=lr, foreach=True)
+    if not isinstance(spec, Mapping) or "class" not in spec:
+        raise ConfigError(f"optimizer={spec} names no class: for example optimizer.class=torch.optim.AdamW")
+    kind = locate(spec["class"])
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise ConfigError(f"optimizer={spec['class']} is no torch optimizer")
+    if issubclass(kind, MConFIG):
+        raise ConfigError("M-ConFIG follows no other method: choose it as the method, not as its optimizer")
+    if issubclass(kind, LBFGS) and not (isinstance(method, LS) and clip_norm is None):
+        raise ConfigError(f"LBFGS needs one fixed loss: the plain sum LS, unclipped; not {type(method).__name__}")
     if "lr" in spec:
         raise ConfigError("optimizer.lr is the run's own learning rate: set lr")
-    found = build(spec, parameters, called="optimizer", lr=lr)
-    if not isinstance(found, Optimizer):
-        raise ConfigError(f"optimizer={spec['class']} is no torch optimizer")
-    if isinstance(found, MConFIG):
-        raise ConfigError("M-ConFIG follows no other method: choose it as the method, not as its optimizer")
-    if isinstance(found, LBFGS) and not (isinstance(method, LS) and clip_norm is None):
-        name = type(method).__name__
-        raise ConfigError(
-            f"LBFGS needs the gradient of one fixed loss: the plain sum, LS, unclipped; not that of {name}"
-        )
-    return found
+    return build(spec, parameters, called="optimizer", lr=lr)

@@ -178,7 +178,7 @@ class ConFIG(_CosineOperator):
         Raises:
             ValueError: it is not of the same weighting.
         """
-        expected = {"weighting"} if isinstance(self.weighting, Stateful) else set()
+        expected = {"weighting"} if isinstance(self.weighting, Stateful) else set[str]()
         if set(state) != expected:
             raise ValueError(f"state of ConFIG has {sorted(state)}, expected {sorted(expected)}")
         if isinstance(self.weighting, Stateful):

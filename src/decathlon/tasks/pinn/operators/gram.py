@@ -130,14 +130,13 @@ def combine(combination: Tensor, gradients: Tensor, gram: Tensor | None = None) 
 
 def cosines_with(update: Tensor, gradients: Tensor) -> Tensor:
     """(m,) cosines of a vector (N,) with each row of (m, N), in float64 on the CPU; 0 where one of them is 0."""
-    projections, squares, square = 0.0, 0.0, 0.0
+    parts = []
     for part, block in _blocks(gradients):
         vector = update[part].to(block.device).double()
-        projections = projections + block @ vector
-        squares = squares + block.square().sum(dim=1)
-        square = square + vector @ vector
-    scale = (torch.as_tensor(squares).sqrt() * torch.as_tensor(square).sqrt()).cpu()
-    return torch.where(scale > 0, torch.as_tensor(projections).cpu() / scale, 0.0)
+        parts.append(torch.stack([block @ vector, block.square().sum(dim=1), (vector @ vector).expand(len(block))]))
+    projections, squares, square = torch.stack(parts).sum(dim=0).cpu()
+    scale = squares.sqrt() * square.sqrt()
+    return torch.where(scale > 0, projections / scale, 0.0)
 
 
 def _needs_double(combination: Tensor, dtype: torch.dtype, gram: Tensor | None) -> bool:

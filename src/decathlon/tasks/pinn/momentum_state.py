@@ -1,4 +1,4 @@
-"""What M-ConFIG looks at before it touches its state."""
+"""What M-ConFIG keeps from step to step, and what it looks at before it touches that."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.pinn.errors import NotFiniteError
+from decathlon.tasks.pinn.flat import Flat
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -40,3 +41,22 @@ def check_state(state: Mapping[str, Any], losses: int, size: int) -> None:
         raise ValueError(f"state of {len(momentum['seen'])} losses, but num_losses={losses}")
     if "momenta" in momentum and momentum["momenta"].shape[1] != size:
         raise ValueError(f"state of {momentum['momenta'].shape[1]} parameters, here are {size}")
+
+
+def moments(kept: dict[str, Tensor], flat: Flat, losses: int) -> dict[str, Tensor]:
+    """The momenta of the losses and their Gram matrix, both moments of Adam, and the last loss values.
+
+    They are made at first use, and moved where the parameters were moved since (to another device or precision).
+    """
+    dtype = flat.state_dtype
+    if not kept:
+        return {
+            "momenta": flat.zeros(losses, dtype=dtype),
+            "first": flat.zeros(dtype=dtype),
+            "second": flat.zeros(dtype=dtype),
+            "gram": torch.zeros(losses, losses, dtype=torch.float64),
+            "values": torch.zeros(losses, dtype=dtype, device=flat.device),
+        }
+    if (kept["first"].device, kept["first"].dtype) == (flat.device, dtype):
+        return kept
+    return {name: value if name == "gram" else value.to(flat.device, dtype) for name, value in kept.items()}
