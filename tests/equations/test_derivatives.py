@@ -193,6 +193,18 @@ def test_networks_of_another_shape_are_named() -> None:
         differentiate(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), torch.rand(3, 2), "xt", ("x",))
 
 
+class Detached(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_an_output_without_gradients_is_no_constant() -> None:
+    with pytest.raises(ValueError, match="has no gradient by the points"):
+        differentiate(Detached(2, 1), torch.rand(3, 2), "xt", ("x",))
+    assert differentiate(Detached(2, 1), torch.rand(3, 2), "xt", ()).value.shape == (1, 3)
+
+
 def test_taylor_engine_refuses_other_activations() -> None:
     net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
     with pytest.raises(ValueError, match="needs a tanh network"):

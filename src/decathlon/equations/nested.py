@@ -26,7 +26,7 @@ def exact_derivatives(function: Function, x: Tensor, requests: Requests) -> tupl
         The values (fields, points), and by name the requests, (fields, points) each.
 
     Raises:
-        ValueError: the function returns another shape.
+        ValueError: the function returns another shape, or what it returns was computed without gradients.
     """
     if in_transform():
         return _forward_mode(function, x, requests)
@@ -56,6 +56,8 @@ def _fields(function: Function, x: Tensor) -> Tensor:
 
 def _reverse_mode(function: Function, x: Tensor, requests: Requests) -> tuple[Tensor, dict[str, Tensor]]:
     value = _fields(function, x)
+    if requests and not value.requires_grad:  # zeros would be a wrong equation without a word
+        raise ValueError("the network's output has no gradient by the points: it is constant, or was detached")
     known: dict[tuple[int, tuple[int, ...]], Tensor] = {(f, ()): field for f, field in enumerate(value)}
 
     def derivative(f: int, axes: tuple[int, ...]) -> Tensor:

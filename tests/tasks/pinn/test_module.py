@@ -14,7 +14,8 @@ from decathlon.errors import ConfigError, DataError
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
 from decathlon.tasks.pinn.data import Collocation
-from decathlon.tasks.pinn.module import PINN, make_schedule
+from decathlon.tasks.pinn.module import PINN
+from decathlon.tasks.pinn.schedule import make_schedule
 
 METHODS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam", "class": "decathlon.tasks.pinn.LS"},

@@ -17,7 +17,7 @@ from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.method_config import is_momentum
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
 from decathlon.tasks.pinn.problems.base import Problem
-from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
+from decathlon.tasks.pinn.schedule import make_schedule
 from decathlon.tasks.pinn.selection import Selection
 
 log = logging.getLogger(__name__)
@@ -213,11 +213,3 @@ def make_network(problem: Problem, dataset: Mapping[str, Any]) -> torch.nn.Modul
     except ValueError as error:
         raise ConfigError(f"{label}: {error}") from error
     return network
-
-
-def make_schedule(dataset: Mapping[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:
-    """The learning rate by step: the paper's warm-up and cosine, or a constant (``schedule: constant``)."""
-    kind = dataset.get("schedule", "cosine")
-    if kind not in ("cosine", "constant"):
-        raise ConfigError(f"schedule={kind}: choose cosine or constant")
-    return constant(float(lr)) if kind == "constant" else cosine_with_warmup(steps, float(lr), float(lr_end))

@@ -12,7 +12,7 @@ from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.method_config import build_operator, is_momentum
 from decathlon.tasks.pinn.multitask.batches import Steps
 from decathlon.tasks.pinn.operators import GramOperator
-from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
+from decathlon.tasks.pinn.schedule import Schedule, make_schedule
 from decathlon.tasks.pinn.weightings import LS
 
 Array = np.ndarray
@@ -205,8 +205,7 @@ class Toy2d(LightningModule):
         if self.inner_steps < 1:
             raise ConfigError(f"inner_steps={self.inner_steps} must be at least 1")
         total = steps * self.inner_steps
-        flat = dataset.get("schedule") == "constant"
-        self.schedule = constant(lr) if flat else cosine_with_warmup(total, lr, lr_end)
+        self.schedule = make_schedule(dataset, lr, lr_end, total)
         self.path = [self.descent.state["points"].tolist()]
         self.anchor = torch.nn.Parameter(torch.zeros(()))  # Lightning counts optimizer steps
 
