@@ -1,5 +1,6 @@
-"""The Taylor engine against nested automatic differentiation (check C10)."""
+"""The Taylor engine against nested automatic differentiation."""
 
+import copy
 import itertools
 
 import pytest
@@ -101,6 +102,7 @@ def test_linear_network_has_zero_second_derivatives() -> None:
 
 
 def test_autocast_does_not_touch_the_taylor_pass() -> None:
+    """Neither forward nor, where Lightning takes gradients inside it, backward."""
     net, x = network(2, dtype=torch.float32), torch.rand(10, 2)
 
     def gradients() -> list[Tensor]:
@@ -110,7 +112,37 @@ def test_autocast_does_not_touch_the_taylor_pass() -> None:
     expected = gradients()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = gradients()
-    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(expected, found))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("bias", [0.0, 0.4])
+def test_small_values_keep_their_digits(scale: float, bias: float) -> None:
+    """Single precision against double, for networks whose layers see small numbers."""
+    net = network(2)
+    for layer in net.hidden:
+        nn.init.normal_(layer.weight, std=scale)
+        nn.init.normal_(layer.bias, std=bias * scale)
+    nn.init.zeros_(net.head.bias)
+    exact, x = copy.deepcopy(net), torch.rand(500, 2, dtype=torch.float64)
+    short = net.float()
+    for parameter, reference in zip(short.parameters(), exact.parameters()):
+        reference.data.copy_(parameter.data)  # rounded alike
+    points = x.float()
+    found = differentiate(short, points, "xt", ("x", "xx"), "taylor")
+    expected = differentiate(exact, points.double(), "xt", ("x", "xx"), "nested")
+    for ours, reference in zip([found.value, *found.values()], [expected.value, *expected.values()]):
+        for field, wanted in zip(ours.detach().double(), reference.detach()):
+            assert (field - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("engine", ["taylor", "nested"])
+def test_no_points(engine: str) -> None:
+    net, x = network(2), torch.empty(0, 2, dtype=torch.float64, requires_grad=True)
+    d = differentiate(net, x, "xt", ("x", "xx", "xxx"), engine)
+    assert d.value.shape == d["xxx"].shape == (3, 0)
+    gradients = torch.autograd.grad(d["xx"].sum() + d.value.sum(), [x, *net.parameters()], allow_unused=True)
+    assert all(g is None or not g.any() for g in gradients)
 
 
 def test_backward_may_be_repeated_on_a_kept_graph() -> None:
@@ -124,6 +156,12 @@ def test_backward_may_be_repeated_on_a_kept_graph() -> None:
 @pytest.mark.parametrize(
     ("coordinates", "wanted", "engine", "message"),
     [
+        ("xt", "xx", "auto", r"is one string: give a sequence of names, such as \('xx',\)"),
+        ("xt", {"a": "xx"}, "auto", "give weights by derivative"),
+        ("xt", {"a": {"xx": nn.Parameter(torch.tensor(0.1))}}, "auto", "a tensor that is trained"),
+        ("xt", {"a": {}}, "auto", "has no terms"),
+        ("xyz", ("z",), "auto", r"needs \(n, 3\)"),
+        ("x", ("x",), "nested", r"needs \(n, 1\)"),
         ("xt", ("y",), "auto", "no derivative by the coordinates x, t"),
         ("xx", ("x",), "auto", "all different"),
         ("xt", ("x",), "fast", "choose auto, taylor, nested"),
@@ -135,6 +173,36 @@ def test_backward_may_be_repeated_on_a_kept_graph() -> None:
 def test_bad_requests_say_what_is_wrong(coordinates: str, wanted: tuple[str], engine: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         differentiate(network(2), torch.rand(3, 2, dtype=torch.float64), coordinates, wanted, engine)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (torch.rand(3), r"the shape \(3,\)"),
+        (torch.rand(3, 2, 1), r"the shape \(3, 2, 1\)"),
+        (torch.ones(3, 2, dtype=torch.int64), "must be floating-point"),
+    ],
+)
+def test_bad_points_say_what_is_wrong(points: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        differentiate(network(2), points, "xt", ("x",))
+
+
+def test_networks_of_another_shape_are_named() -> None:
+    with pytest.raises(ValueError, match=r"it maps \(3, 2\) to \(3,\)"):
+        differentiate(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), torch.rand(3, 2), "xt", ("x",))
+
+
+class Detached(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_an_output_without_gradients_is_no_constant() -> None:
+    with pytest.raises(ValueError, match="has no gradient by the points"):
+        differentiate(Detached(2, 1), torch.rand(3, 2), "xt", ("x",))
+    assert differentiate(Detached(2, 1), torch.rand(3, 2), "xt", ()).value.shape == (1, 3)
 
 
 def test_taylor_engine_refuses_other_activations() -> None:

@@ -1,4 +1,4 @@
-"""Classical solvers against themselves refined, invariants and the official files (check C9)."""
+"""Classical solvers against themselves refined, invariants and the official files."""
 
 import math
 
@@ -38,9 +38,20 @@ def test_burgers_solution_satisfies_the_equation_away_from_the_shock() -> None:
     assert (u_t + u * u_x - NU * u_xx).abs().max() < 1e-9
 
 
-def test_burgers_needs_viscosity() -> None:
-    with pytest.raises(ValueError, match="must be positive"):
-        burgers_cole_hopf(torch.zeros(1), torch.zeros(1), 0.0)
+def test_what_has_no_solution_is_refused() -> None:
+    zero = torch.zeros(1, dtype=torch.float64)
+    for x, t, viscosity, message in (
+        (zero, zero, 0.0, "must be positive"),
+        (zero.float(), zero.float(), NU, "needs float64"),
+        (zero, zero - 1, NU, "before t = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            burgers_cole_hopf(x, t, viscosity)
+    for times, step, message in (([0.2, 0.1], 0.1, "ascend"), ([-0.1], 0.1, "ascend"), ([0.1], 0.0, "step=0.0")):
+        with pytest.raises(ValueError, match=message):
+            schrodinger_split_step(bump(8, 10.0), 10.0, times, step)
+        with pytest.raises(ValueError, match=message):
+            kuramoto_sivashinsky_etdrk4(np.zeros(8), 10.0, times, step, (1.0, 1.0, 1.0))
 
 
 def bump(n: int, length: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Latin hypercubes and walls (check C12)."""
+"""Latin hypercubes and walls."""
 
 import torch
 

@@ -6,8 +6,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from decathlon.equations.networks import MLP, tanh_layers
-from decathlon.equations.taylor import JetPlan, Quadratic, taylor_mlp
+from decathlon.equations.jet import JetPlan, Quadratic
+from decathlon.equations.nested import Requests, Terms, exact_derivatives
+from decathlon.equations.plain import tanh_layers
+from decathlon.equations.taylor import taylor_mlp
 
 Wanted = Sequence[str] | Mapping[str, Mapping[str, float]]
 ENGINES = ("auto", "taylor", "nested")
@@ -36,49 +38,75 @@ class Derivatives(Mapping[str, Tensor]):
 def differentiate(
     network: nn.Module, x: Tensor, coordinates: str, wanted: Wanted, engine: str = "auto", chunk: int | None = None
 ) -> Derivatives:
-    """Evaluate ``network`` and its derivatives by the coordinates.
+    """Evaluate ``network`` and its derivatives by the coordinates, in the precision of its weights (no autocast).
 
     Args:
-        network: maps (points, coordinates) to (points, fields).
-        x: the points, (points, coordinates).
+        network: maps (points, coordinates) to (points, fields), each point by itself.
+        x: the points, (points, coordinates); there may be none.
         coordinates: one letter for each column of ``x``, such as ``"xyt"``.
         wanted: what to compute. A derivative is written as the letters it is taken by: ``"x"``, ``"xx"``, ``"xy"``,
             ``"xxxx"``. ``"xx+yy"`` is the sum, as one quantity (cheaper than its parts). A mapping gives weighted
             sums names of their own: ``{"x": {"x": 1}, "diffusion": {"xx": 0.1, "yy": 1.0}}``.
         engine: ``"taylor"`` (tanh networks: ``MLP``, or ``Sequential`` of ``Linear`` and ``Tanh``; any derivative up
             to second order, pure ones beyond), ``"nested"`` (automatic differentiation, any smooth network), or
-            ``"auto"``: the first where it applies, else the second.
+            ``"auto"``: the first where it provably gives the derivatives of ``network(x)``, else the second.
         chunk: points that the Taylor pass handles at a time; the default suits the cache.
 
     Returns:
-        Derivatives, differentiable once by the network's parameters (any number of times with ``"nested"``).
+        Derivatives, differentiable any number of times by the network's parameters and by ``x``.
+
+    Raises:
+        ValueError: in one line, what is wrong with the points or with ``wanted``, or why ``engine="taylor"`` cannot be.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine} is unknown; choose {', '.join(ENGINES)}")
     requests = parse(coordinates, wanted)
-    layers = tanh_layers(network) if engine != "nested" else None
+    if x.ndim != 2 or x.shape[1] != len(coordinates):
+        raise ValueError(f"the points have the shape {tuple(x.shape)}: {coordinates!r} needs (n, {len(coordinates)})")
+    if not x.is_floating_point():
+        raise ValueError(f"the points are {x.dtype}: they must be floating-point numbers")
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):  # high derivatives need the precision of the weights
+        first = next(network.parameters(), None)
+        with torch.autocast(kind, enabled=False):
+            return _differentiate(network, x if first is None else x.to(first.dtype), requests, engine, chunk)
+    return _differentiate(network, x, requests, engine, chunk)
+
+
+def _differentiate(network: nn.Module, x: Tensor, requests: Requests, engine: str, chunk: int | None) -> Derivatives:
+    layers = tanh_layers(network, x) if engine != "nested" else None
     planned = _plan(requests) if engine != "nested" else None
     if layers is not None and planned is not None:
-        return _taylor(network, layers, x, requests, planned, chunk)
+        return _taylor(x, *layers, requests, planned, chunk)
     if engine == "taylor":
-        lacking = "a tanh network (MLP, or Sequential of Linear and Tanh)"
-        if layers is not None:
-            lacking = "mixed derivatives of order two at most, and sums within one order"
+        lacking = "mixed derivatives of order two at most, and sums within one order"
+        if layers is None:
+            lacking = "a tanh network (MLP, or Sequential of Linear and Tanh) to which nothing is attached"
         raise ValueError(f"engine=taylor needs {lacking}; use engine=nested")
-    return _nested(network, x, requests)
-
-
-Terms = tuple[tuple[tuple[int, ...], float], ...]
-Requests = tuple[tuple[str, Terms], ...]
+    return Derivatives(*exact_derivatives(network, x, requests))
 
 
 def parse(coordinates: str, wanted: Wanted) -> Requests:
     """Names and their weighted derivatives, each derivative as a sorted tuple of axes."""
     if len(set(coordinates)) != len(coordinates) or not coordinates.isalpha():
         raise ValueError(f"coordinates={coordinates!r}: one letter each, all different")
+    if isinstance(wanted, str):
+        raise ValueError(f"wanted={wanted!r} is one string: give a sequence of names, such as ({wanted!r},)")
     if isinstance(wanted, Mapping):
-        return _parse(coordinates, tuple((name, tuple(terms.items())) for name, terms in wanted.items()))
+        return _parse(coordinates, tuple((name, _weighted(name, terms)) for name, terms in wanted.items()))
     return _parse(coordinates, tuple((name, tuple((part, 1.0) for part in name.split("+"))) for name in wanted))
+
+
+def _weighted(name: str, terms: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    if not isinstance(terms, Mapping):
+        raise ValueError(f"the derivative {name!r} is {terms!r}: give weights by derivative, such as {{'xx': 1.0}}")
+    for part, weight in terms.items():
+        if isinstance(weight, Tensor) and weight.requires_grad:
+            raise ValueError(
+                f"the weight of {part!r} in {name!r} is a tensor that is trained: ask for {part!r} and multiply it in "
+                "the residual"
+            )
+    return tuple((part, float(weight)) for part, weight in terms.items())
 
 
 @lru_cache(maxsize=256)
@@ -139,43 +167,17 @@ def _form(terms: Terms, place: Mapping[int, int]) -> Quadratic:
 
 
 def _taylor(
-    network: nn.Module, layers: list[nn.Linear], x: Tensor, requests: Requests, planned: Plan, chunk: int | None
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    requests: Requests,
+    planned: Plan,
+    chunk: int | None,
 ) -> Derivatives:
     plan, where = planned
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-    if isinstance(network, MLP) and network.input_scale is not None:
-        weights[0] = weights[0] * network.input_scale
     parts = taylor_mlp(x, weights, biases, plan, chunk).unbind(1)
     named = {}
     for (name, _), components in zip(requests, where):
         terms = [parts[c] if weight == 1 else weight * parts[c] for c, weight in components]
         named[name] = sum(terms[1:], terms[0])
     return Derivatives(parts[0], named)
-
-
-def _nested(network: nn.Module, x: Tensor, requests: Requests) -> Derivatives:
-    if not x.requires_grad:
-        x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        fields = network(x).unbind(1)
-        known: dict[tuple[int, tuple[int, ...]], Tensor] = {(f, ()): field for f, field in enumerate(fields)}
-
-        def derivative(f: int, axes: tuple[int, ...]) -> Tensor:
-            if (f, axes) not in known:
-                inner = derivative(f, axes[:-1])
-                if inner.requires_grad:
-                    (slopes,) = torch.autograd.grad(
-                        inner.sum(), x, create_graph=True, allow_unused=True, materialize_grads=True
-                    )
-                else:
-                    slopes = torch.zeros_like(x)
-                for axis in range(x.shape[1]):
-                    known.setdefault((f, tuple(sorted((*axes[:-1], axis)))), slopes[:, axis])
-            return known[f, axes]
-
-        def combined(f: int, terms: Terms) -> Tensor:
-            return sum((w * derivative(f, axes) for axes, w in terms[1:]), terms[0][1] * derivative(f, terms[0][0]))
-
-        everything = range(len(fields))
-        named = {name: torch.stack([combined(f, terms) for f in everything]) for name, terms in requests}
-        return Derivatives(torch.stack(fields), named)

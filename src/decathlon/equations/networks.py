@@ -1,6 +1,6 @@
 """Networks that stand for the solution of a differential equation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -49,7 +49,7 @@ class MLP(nn.Module):
 
     def linear_layers(self) -> list[nn.Linear]:
         """The linear layers in order; tanh stands between them."""
-        return [layer for layer in self.hidden if isinstance(layer, nn.Linear)] + [self.head]
+        return [layer for layer in [*self.hidden, self.head] if isinstance(layer, nn.Linear)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(points, inputs) -> (points, outputs)."""
@@ -60,16 +60,20 @@ class MLP(nn.Module):
         return self.head(x)
 
 
-def tanh_layers(network: nn.Module) -> list[nn.Linear] | None:
-    """The linear layers of ``network`` if it is an ``MLP`` or a plain ``Sequential`` Linear-Tanh-...-Linear."""
-    if isinstance(network, MLP):
-        return network.linear_layers()
-    if not isinstance(network, nn.Sequential):
-        return None
-    layers = list(network)
-    linear, between = layers[::2], layers[1::2]
-    fits = len(layers) >= 3 and len(layers) % 2 == 1 and all(type(layer) is nn.Tanh for layer in between)
-    plain = [layer for layer in linear if type(layer) is nn.Linear]
-    if not fits or len(plain) != len(linear) or any(layer.bias is None for layer in plain[:-1]):
-        return None
-    return plain
+class Transformed(nn.Module):
+    """A network whose output goes through a function of point and output: conditions that hold exactly.
+
+    ``Transformed(MLP(1, 1), lambda x, u: x * (1 - x) * u)`` vanishes at 0 and at 1.
+
+    Args:
+        network: (points, coordinates) -> (points, n).
+        transform: (points, coordinates), (points, n) -> (points, fields); smooth.
+    """
+
+    def __init__(self, network: nn.Module, transform: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.transform = network, transform
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(points, coordinates) -> (points, fields)."""
+        return self.transform(x, self.network(x))

@@ -26,6 +26,10 @@ def burgers_cole_hopf(x: Tensor, t: Tensor, viscosity: float, nodes: int = 100) 
     """
     if viscosity <= 0:
         raise ValueError(f"viscosity={viscosity} must be positive")
+    if x.dtype != torch.float64 or t.dtype != torch.float64:
+        raise ValueError(f"the quadrature needs float64 coordinates, not {x.dtype} and {t.dtype}")
+    if bool((t < 0).any()):
+        raise ValueError("there is no solution before t = 0")
     z, w = (torch.from_numpy(array).to(x) for array in np.polynomial.hermite.hermgauss(nodes))
     y = x[..., None] - 2 * torch.sqrt(viscosity * t)[..., None] * z
     exponent = -torch.cos(math.pi * y) / (2 * math.pi * viscosity)
@@ -47,7 +51,11 @@ def schrodinger_split_step(start: Complex, length: float, times: Sequence[float]
 
     Returns:
         (len(times), n).
+
+    Raises:
+        ValueError: the times do not ascend from 0 on, or the step is not positive.
     """
+    _check_times(times, step)
     wave = 2 * np.pi * np.fft.fftfreq(len(start), d=length / len(start))
     cube = 2 ** (1 / 3)
     parts = [1 / (2 - cube), -cube / (2 - cube), 1 / (2 - cube)]
@@ -82,7 +90,11 @@ def kuramoto_sivashinsky_etdrk4(
 
     Returns:
         (len(times), n).
+
+    Raises:
+        ValueError: the times do not ascend from 0 on, or the step is not positive.
     """
+    _check_times(times, step)
     a, b, c = coefficients
     n = len(start)
     wave = 2 * np.pi * np.fft.rfftfreq(n, d=length / n)
@@ -111,6 +123,14 @@ def kuramoto_sivashinsky_etdrk4(
         now = time
         found.append(np.fft.irfft(v, n))
     return np.array(found)
+
+
+def _check_times(times: Sequence[float], step: float) -> None:
+    """What would be answered with a state of another time."""
+    if not step > 0:
+        raise ValueError(f"step={step} must be positive")
+    if list(times) != sorted(times) or (len(times) > 0 and times[0] < 0):
+        raise ValueError("the times must ascend from 0 on")
 
 
 def _etdrk4_coefficients(linear: Array, dt: float, points: int = 32) -> tuple[Array, ...]:

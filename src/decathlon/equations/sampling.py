@@ -1,6 +1,6 @@
 """Points in boxes and on their walls: Latin hypercubes, drawn from a generator that is a function of seed and step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -81,6 +81,27 @@ def on_edges(box: Box, axes: Sequence[int], count: int, random: torch.Generator)
                 corner = corner // 2
         parts.append(points)
     return torch.cat(parts)
+
+
+def outward(box: Box, axes: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Outward unit normals of the box of ``axes``, as a function of points on its walls.
+
+    Returns:
+        (n, coordinates) -> (n, axes). On an edge it is the mean of the walls' normals, of length one.
+        The function raises ValueError if a point lies on no wall.
+    """
+    bounds = torch.tensor([box[axis] for axis in axes], dtype=torch.float64)
+
+    def normals(x: Tensor) -> Tensor:
+        inside = x[:, list(axes)]
+        low, high = bounds.to(x).unbind(1)
+        found = (inside == high).to(x.dtype) - (inside == low).to(x.dtype)
+        length = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+        if not bool((length > 0).all()):
+            raise ValueError(f"{int((length == 0).sum())} of {len(x)} points lie on no wall of the axes {list(axes)}")
+        return found / length
+
+    return normals
 
 
 def split(count: int, weights: Sequence[float]) -> list[int]:

@@ -17,49 +17,19 @@ carried as *one* component (the forward Laplacian of Li et al. 2023, arXiv 2307.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import comb
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from decathlon.equations.jet import JetPlan, Quadratic
+from decathlon.equations.nested import exact_derivatives, in_transform
 
 # Bytes of one layer's jet that one pass over the points handles at a time, so that it stays in a core's cache.
 CHUNK_BYTES = 1_600_000
-
-Quadratic = tuple[tuple[int, int, float], ...]
-
-
-@dataclass(frozen=True)
-class JetPlan:
-    """Which derivatives a jet carries, in the order of its components: value, first, quadratic, pure higher.
-
-    Attributes:
-        axes: input axes whose first derivatives are carried.
-        quadratics: second-order operators ``sum c (d/d axes[i]) (d/d axes[j])`` as triples ``(i, j, c)``; positions
-            ``i <= j`` refer to ``axes``. A pure second derivative is ``((i, i, 1.0),)``.
-        towers: for every axis with derivatives of order above two, its position in ``axes``, the position in
-            ``quadratics`` of its pure second derivative, and the highest order.
-    """
-
-    axes: tuple[int, ...]
-    quadratics: tuple[Quadratic, ...] = ()
-    towers: tuple[tuple[int, int, int], ...] = ()
-
-    @property
-    def components(self) -> int:
-        """How many numbers the jet holds for each point and unit."""
-        return 1 + len(self.axes) + len(self.quadratics) + sum(order - 2 for _, _, order in self.towers)
-
-    def ladders(self) -> list[list[int]]:
-        """For every tower the components that hold its orders 0, 1, ..., highest."""
-        start, ladders = 1 + len(self.axes) + len(self.quadratics), []
-        for axis, second, order in self.towers:
-            ladder = [0, 1 + axis, 1 + len(self.axes) + second, *range(start, start + order - 2)]
-            start += order - 2
-            ladders.append(ladder)
-        return ladders
+# Pre-activations below which 2 sigmoid(2 z) - 1 has too few digits: its absolute error is 6e-8 in single precision.
+SMALL = 1 / 128
 
 
 def taylor_mlp(
@@ -75,8 +45,8 @@ def taylor_mlp(
         chunk: points handled at a time; by default as many as suit the cache (all of them on a GPU).
 
     Returns:
-        (outputs, components, points), the components in the order of ``plan``. Differentiable once, by ``x``, weights
-        and biases.
+        (outputs, components, points), the components in the order of ``plan``; differentiable by ``x``, weights and
+        biases. Once is fast; the gradient of a gradient goes through nested automatic differentiation.
     """
     if len(weights) < 2 or any(bias is None for bias in biases[:-1]):
         raise ValueError("taylor_mlp needs a hidden layer at least, and a bias in each hidden layer")
@@ -85,12 +55,12 @@ def taylor_mlp(
         fits = max(64, CHUNK_BYTES // (x.element_size() * plan.components * widest))
         chunk = fits if x.device.type == "cpu" else len(x)
     # Chunks of equal size, so that the last one is no crumb.
-    pieces = max(1, round(len(x) / chunk))
+    pieces = max(1, round(len(x) / max(1, chunk)))
     last_bias = biases[-1]
     if last_bias is None:
         last_bias = weights[-1].new_zeros(weights[-1].shape[0])
     bias_list = [bias for bias in biases[:-1] if bias is not None] + [last_bias]
-    return _TaylorMLP.apply(x, plan, -(-len(x) // pieces), *weights, *bias_list)
+    return _TaylorMLP.apply(x, plan, max(1, -(-len(x) // pieces)), *weights, *bias_list)
 
 
 class _TaylorMLP(torch.autograd.Function):
@@ -98,18 +68,48 @@ class _TaylorMLP(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plan: JetPlan, chunk: int, *parameters: Tensor) -> Tensor:
         ctx.plan, ctx.chunk = plan, chunk
         ctx.save_for_backward(x, *parameters)
-        with torch.autocast(x.device.type, enabled=False):  # high derivatives need the precision of the weights
-            result, ctx.jets = _forward(x, plan, chunk, parameters)
+        result, ctx.jets = _forward(x, plan, chunk, parameters)
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
-        x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         with torch.autocast(x.device.type, enabled=False):
-            sums = _backward(x, ctx.plan, ctx.chunk, parameters, ctx.jets, gradient, x_gradient)
+            if torch.is_grad_enabled() or in_transform():
+                needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+                x_gradient, *sums = _nested_backward(ctx.plan, (x, *parameters), needed, gradient)
+            else:
+                x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+                sums = [*_backward(x, ctx.plan, ctx.chunk, parameters, ctx.jets, gradient, x_gradient)]
         return x_gradient, None, None, *sums
+
+
+def _nested_backward(
+    plan: JetPlan, inputs: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor
+) -> list[Tensor | None]:
+    """The same gradients from a graph of torch's own operations, so that they can be differentiated or batched again.
+
+    The pass by hand knows nothing of the gradient's own derivatives: with it a second gradient would be wrong.
+    """
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # A tensor that is passed twice needs a gradient for each place.
+        x, *parameters = (part.view_as(part) if need else part.detach() for part, need in zip(inputs, needed))
+        depth = len(parameters) // 2
+        weights, biases = parameters[:depth], parameters[depth:]
+
+        def network(points: Tensor) -> Tensor:
+            for weight, bias in zip(weights[:-1], biases[:-1]):
+                points = torch.tanh(torch.addmm(bias, points, weight.t()))
+            return torch.addmm(biases[-1], points, weights[-1].t())
+
+        value, named = exact_derivatives(network, x, plan.requests())
+        jet = torch.stack([value, *named.values()], dim=1)
+        wanted = [part for part, need in zip([x, *parameters], needed) if need]
+        found = iter(
+            torch.autograd.grad(jet, wanted, gradient, create_graph=graph, allow_unused=True, materialize_grads=True)
+        )
+    return [next(found) if need else None for need in needed]
 
 
 def _forward(x: Tensor, plan: JetPlan, chunk: int, parameters: Sequence[Tensor]) -> tuple[Tensor, list[list[Tensor]]]:
@@ -166,13 +166,21 @@ def _backward(
 
 
 def _squash(value: Tensor, bias: Tensor) -> Tensor:
-    """Overwrite ``value`` with h = tanh(value + bias), and return F = 1 - h^2.
+    """Overwrite ``value`` (units, points) with h = tanh(value + bias), and return F = 1 - h^2.
 
-    torch's sigmoid is ten times faster than its tanh on CPUs, and tanh(z) = 2 sigmoid(2 z) - 1 to the same absolute
-    error.
+    torch's sigmoid is several times faster than its tanh on CPUs, and tanh(z) = 2 sigmoid(2 z) - 1 to the same absolute
+    error. Units whose values are all so small that their relative error would suffer have the tanh itself.
     """
-    torch.add(2 * bias[:, None], value, alpha=2, out=value)
-    value.sigmoid_().mul_(2).sub_(1)
+    if value.device.type != "cpu":
+        value.add_(bias[:, None]).tanh_()
+    else:
+        torch.add(2 * bias[:, None], value, alpha=2, out=value)
+        small = torch.maximum(value.amax(1), -value.amin(1)) < 2 * SMALL
+        if bool(small.any()):
+            exact = torch.tanh(value[small] / 2)
+            value.sigmoid_().mul_(2).sub_(1)[small] = exact
+        else:
+            value.sigmoid_().mul_(2).sub_(1)
     slope = value * value
     return slope.neg_().add_(1)
 

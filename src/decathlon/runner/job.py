@@ -156,7 +156,7 @@ def probe_of(settled: DictConfig) -> DictConfig:
     probe = settled.copy()
     with open_dict(probe):
         probe.data_dir = probe.results_dir = ""
-        for key in probe.method.get("ignores") or []:
+        for key in [*(probe.task.pop("ignores", None) or []), *(probe.method.get("ignores") or [])]:
             probe[key] = None
         for group in ("task", "dataset", "method"):
             for key in DESCRIPTIVE:

@@ -1,4 +1,4 @@
-"""The effect at small scale (check C14, S1 shortened): Kovasznay flow, a small network, 1000 steps.
+"""The effect at small scale: Kovasznay flow, a small network, 1000 steps.
 
 The setting was chosen after looking at a few: the test guards the effect, it is no evidence for it.
 """
@@ -6,6 +6,7 @@ The setting was chosen after looking at a few: the test guards the effect, it is
 import math
 from typing import Any
 
+import pytest
 from lightning.pytorch import seed_everything
 
 from decathlon.tasks.pinn.module import PINN
@@ -33,6 +34,7 @@ def log10_error(operator: str, seed: int) -> float:
     return math.log10(module.problem.errors(prediction, module.problem.reference())["mse"])
 
 
+@pytest.mark.slow
 def test_conflict_free_steps_help_kovasznay_flow() -> None:
     """ConFIG below a quarter of Adam's error, M-ConFIG (twice the steps, equal run time) below a tenth."""
     found = {name: log10_error(name, seed=0) for name in ("LS", "ConFIG", "MConFIG")}

@@ -1,6 +1,7 @@
 """The Lightning module: one step per loss method, protocol, metrics, resume to the last bit, effects at small scale."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,28 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from decathlon.errors import ConfigError
+from decathlon.errors import ConfigError, DataError
+from decathlon.runner.compose import compose_config
+from decathlon.runner.job import Job
 from decathlon.tasks.pinn.data import Collocation
-from decathlon.tasks.pinn.module import PINN, make_schedule
+from decathlon.tasks.pinn.module import PINN
+from decathlon.tasks.pinn.schedule import make_schedule
 
 METHODS: dict[str, dict[str, Any]] = {
     "adam": {"name": "adam", "class": "decathlon.tasks.pinn.LS"},
     "config": {"name": "config", "class": "decathlon.tasks.pinn.ConFIG"},
     "mconfig": {"name": "mconfig", "class": "decathlon.tasks.pinn.MConFIG"},
     "lra": {"name": "lra", "class": "decathlon.tasks.pinn.LRA", "beta": 0.9},
+}
+
+
+INVERSE: dict[str, Any] = {
+    "problem": {
+        "class": "decathlon.tasks.pinn.problems.BurgersInverse",
+        "points": {"pde": 40, "data": 20},
+        "measurements": {"count": 50, "noise": 0.01, "seed": 0},
+        "guess": 0.05,
+    }
 }
 
 
@@ -61,7 +75,7 @@ def fit(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_and_resumed_is_bit_equal(method: str, tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch, taken up by a new module: same weights, same metrics (C14's condition)."""
+    """Stopped in the middle of an epoch, taken up by a new module: same weights, same metrics."""
     config = dataset()
     whole = make(config, method)
     expected = fit(whole, config, tmp_path / "whole")
@@ -177,11 +191,58 @@ def test_official_reference_is_used_when_found(tmp_path: Path) -> None:
 def test_slow_references_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Collocation(tmp_path, dataset())
     data.prepare_data()
-    (kept,) = (tmp_path / "pinn").glob("burgers*.npy")
-    again = Collocation(tmp_path, dataset())
-    monkeypatch.setattr(type(again.problem), "reference", lambda self: pytest.fail("computed again"))
-    again.setup()
-    assert torch.equal(again.test_set["fields"], data._reference()) and kept.exists()
+    (kept,) = (tmp_path / "processed" / "pinn").glob("burgers*.npy")
+    other = dataset(points_scale=0.5, problem={**dataset()["problem"], "losses": 3, "engine": "nested"})
+    again = Collocation(tmp_path, other)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(again.problem), "reference", lambda self: pytest.fail("computed again"))
+        again.setup()
+    assert torch.equal(again.test_set["fields"], data._reference())
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(DataError, match="is broken"):
+        Collocation(tmp_path, dataset()).setup()
+
+
+def test_another_problem_with_the_same_key_has_a_reference_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a subclass, nor an option, nor an edited file is answered from what was kept before."""
+    Collocation(tmp_path, dataset()).prepare_data()
+    source = (
+        "from decathlon.tasks.pinn.problems import Burgers\n"
+        "class Shifted(Burgers):\n"
+        "    def __init__(self, points, losses=2, engine='auto', shift=0.0):\n"
+        "        self.shift = shift\n"
+        "        super().__init__(points, losses, engine)\n"
+        "    def solution(self, x):\n"
+        "        return super().solution(x) + self.shift + OFFSET\n"
+    )
+    found = []
+    for number, (offset, shift) in enumerate([(0.0, 0.0), (0.0, 1.0), (2.0, 1.0)]):
+        (tmp_path / f"edition{number}").mkdir()
+        (tmp_path / f"edition{number}" / "shifted.py").write_text(source.replace("OFFSET", str(offset)))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / f"edition{number}")
+            sys.modules.pop("shifted", None)
+            config = dataset(problem={**dataset()["problem"], "class": "shifted.Shifted", "shift": shift})
+            data = Collocation(tmp_path, config)
+            data.setup()
+        found.append(float(data.test_set["fields"].mean()))
+    assert found == pytest.approx([0.0, 1.0, 3.0], abs=1e-9)
+    assert len(list((tmp_path / "processed" / "pinn").glob("burgers*.npy"))) == 4
+
+
+@pytest.mark.parametrize("figures", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_figures_are_drawn_where_both_knobs_want_them(figures: bool, wanted: bool) -> None:
+    module = PINN(METHODS["adam"], dataset(figures=wanted), 1e-3, 1e-4, 10, figures=figures)
+    assert module.figures == (figures and wanted)
+
+
+def test_figures_are_no_part_of_a_jobs_identity() -> None:
+    jobs = [Job.of(compose_config(["task=pinn", f"figures={value}"])) for value in ("true", "false")]
+    assert jobs[0].identity == jobs[1].identity
+    assert [job.config["module"]["figures"] for job in jobs] == [True, False]
 
 
 def test_points_scale_shrinks_a_protocol() -> None:
@@ -190,7 +251,7 @@ def test_points_scale_shrinks_a_protocol() -> None:
 
 
 def test_learning_rate_schedule() -> None:
-    """C12: 0 at the first step, lr after the warm-up of min(100, 1 %), lr_end at the last."""
+    """0 at the first step, lr after the warm-up of min(100, 1 %), lr_end at the last."""
     rate = make_schedule({}, 1e-3, 1e-4, 30000)
     assert (rate(0), rate(100)) == (0.0, 1e-3)
     assert rate(30000) == pytest.approx(1e-4) and rate(15050) == pytest.approx(5.5e-4)
@@ -204,14 +265,7 @@ def test_learning_rate_schedule() -> None:
 
 
 def test_unknown_coefficients_are_trained_logged_and_saved(tmp_path: Path) -> None:
-    config = dataset(
-        problem={
-            "class": "decathlon.tasks.pinn.problems.BurgersInverse",
-            "points": {"pde": 40, "data": 20},
-            "measurements": {"count": 50, "noise": 0.01, "seed": 0},
-            "guess": 0.05,
-        },
-    )
+    config = dataset(**INVERSE)
     module = make(config, "mconfig")
     metrics = fit(module, config, tmp_path)
     assert metrics["test/viscosity"] != pytest.approx(0.05, rel=1e-4)
@@ -220,11 +274,42 @@ def test_unknown_coefficients_are_trained_logged_and_saved(tmp_path: Path) -> No
     assert float(weights["problem.log_viscosity"].exp()) == pytest.approx(metrics["test/viscosity"])
 
 
+@pytest.mark.parametrize("method", ["adam", "mconfig"])
+def test_coefficients_have_a_learning_rate_of_their_own(method: str) -> None:
+    """They move in proportion to it at the first step of Adam, and the network as without it."""
+    moved = []
+    for rate in (None, 3e-3, 6e-3):
+        module = make(dataset(coefficient_lr=rate, schedule="constant", cosines_every=0, **INVERSE), method)
+        start = float(module.problem.log_viscosity)
+        for step in range(2):
+            module.conflict_step(module.problem.losses(module.network, 0, step))
+            if step == 0 or method == "mconfig":
+                weights = module.network.head.weight.detach().clone()
+        moved.append((float(module.problem.log_viscosity) - start, weights))
+    assert moved[1][0] == pytest.approx(moved[0][0], rel=1e-3)
+    assert moved[2][0] == pytest.approx(2 * moved[0][0], rel=0.05)
+    assert torch.allclose(moved[0][1], moved[2][1], atol=1e-6)
+
+
+def test_another_optimizer_by_the_config() -> None:
+    method = {**METHODS["config"], "optimizer": {"class": "torch.optim.AdamW", "weight_decay": 0.1}}
+    module = PINN(method, dataset(), 1e-3, 1e-4, 10)
+    assert type(module._optimizer) is torch.optim.AdamW
+    assert module._optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"evaluations": 0}, "must be at least 1"),
-        ({"problem": {"class": "nowhere.Heat", "points": {}}}, "no class nowhere.Heat"),
+        ({"problem": {"class": "nowhere.Heat", "points": {}}}, "nowhere.Heat is no class"),
+        ({"problem": {"points": {}}}, "names no class"),
+        ({"problem": {"class": "decathlon.tasks.pinn.problems.Burgers"}}, "dataset=burgers needs the option points"),
+        ({"problem": {"class": "decathlon.tasks.pinn.problems.Burgers", "points": {"pde": "x"}}}, "a whole number"),
+        ({"problem": {"class": "decathlon.tasks.pinn.problems.Burgers", "points": 3}}, "points"),
+        ({"network": {"wide": 3}}, "network has no option wide; choose width, hidden"),
+        ({"network": {"width": 0}}, "needs at least one"),
+        ({"coefficient_lr": -1.0, **INVERSE}, "coefficient_lr=-1.0 must not be negative"),
         ({"schedule": "step"}, "choose cosine or constant"),
         ({"problem": {"class": "torch.nn.Linear", "points": {}}}, "points"),
         ({"problem": {"class": "decathlon.tasks.pinn.problems.Burgers", "points": {}, "colour": 1}}, "colour"),

@@ -38,7 +38,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-# C1
+# Equal to the other packages, where they are right
 
 
 @pytest.mark.parametrize("m", [2, 3, 5, 10])
@@ -59,7 +59,7 @@ def test_config_equals_the_official_package_and_torchjd(m: int, n: int) -> None:
     assert relative(ConFIG()(single), torchjd(single)) < 1e-4
 
 
-# C2
+# The algebra of ConFIG
 
 
 @pytest.mark.parametrize(("m", "n"), [(2, 10), (3, 1000), (10, 10_000), (40, 100_000)])
@@ -74,9 +74,6 @@ def test_cosines_are_equal_positive_and_as_large_as_the_algebra_says(m: int, n: 
     assert float((found - expected).abs().max()) < 1e-5
     assert float(found.min()) > 0
     assert torch.allclose(operator.cosines, found, atol=1e-5)
-
-
-# C3
 
 
 def test_length_is_the_sum_of_the_projections() -> None:
@@ -96,9 +93,6 @@ def test_invariances_of_config() -> None:
     rotation = torch.linalg.qr(gradients(60, 60, seed=3))[0]
     assert relative(ConFIG()(rows @ rotation), update @ rotation) < 1e-12
     assert relative(ConFIG()(5 * rows), 5 * update) < 1e-12
-
-
-# C4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -171,7 +165,7 @@ def test_a_vanishing_gradient_beside_an_ordinary_one(operator: type, scale: floa
     assert bool(operator()(rows).isfinite().all())
 
 
-# C5
+# Direction weights and lengths
 
 
 def test_direction_weights_set_the_ratio_of_the_cosines() -> None:
@@ -187,11 +181,11 @@ def test_direction_weights_set_the_ratio_of_the_cosines() -> None:
 def test_direction_weights_that_are_not_positive_are_refused() -> None:
     """Raw MinMax weights turn negative; those of the softmax stay positive."""
     rows, losses = gradients(2, 20), torch.tensor([1.0, 0.1])
-    raw, share = ConFIG(weights=MinMax(raw=True)), ConFIG(weights=MinMax(raw=False))
+    raw, share = (ConFIG(weights=MinMax(weight_lr=0.02, raw=kind)) for kind in (True, False))
     with pytest.raises(ValueError, match="positive, but MinMax gave"):
-        for _ in range(2000):
+        for _ in range(200):
             raw(rows, losses)
-    for _ in range(2000):
+    for _ in range(200):
         share(rows, losses)
     assert float(share.cosines.min()) > 0
     with pytest.raises(ValueError, match="weights of SI are not finite"):
@@ -234,7 +228,7 @@ def test_unknown_lengths_are_refused() -> None:
         ConFIG(length=3)(gradients(3, 10))
 
 
-# C6 and beyond
+# Accuracy for large networks
 
 
 @pytest.mark.parametrize(("n", "cosine"), [(1_000_000, -0.98), (1_000_000, -0.9), (1_000_000, -0.9999)])
@@ -265,7 +259,7 @@ def test_gramian(dtype: torch.dtype) -> None:
     assert torch.allclose(gramian(rows, slice(1, 3)), exact[1:3], rtol=1e-5, atol=1e-3)
 
 
-# C7 and the baselines
+# The other operators
 
 
 @pytest.mark.parametrize("m", [2, 3, 6])
@@ -284,7 +278,7 @@ def test_imtlg_has_equal_projections_and_the_direction_of_config(m: int) -> None
 
 
 def test_imtlg_can_ascend_for_three_losses() -> None:
-    """Trap 4: anti-parallel in a share of random cases, never for two losses."""
+    """Anti-parallel in a share of random cases, never for two losses."""
     signs = {2: 0, 3: 0}
     for m in signs:
         for seed in range(300):

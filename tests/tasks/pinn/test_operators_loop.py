@@ -10,7 +10,19 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from decathlon.tasks.pinn import FAMO, LRA, LS, UW, Backward, ConFIG, MConFIG, MinMax, ReLoBRaLo, backward
+from decathlon.tasks.pinn import (
+    FAMO,
+    LRA,
+    LS,
+    UW,
+    Backward,
+    ConFIG,
+    MConFIG,
+    MinMax,
+    NotFiniteError,
+    ReLoBRaLo,
+    backward,
+)
 from decathlon.tasks.pinn.schedule import constant, cosine_with_warmup
 from decathlon.tasks.pinn.selection import Selection
 
@@ -140,7 +152,21 @@ def share(rank: int, port: int, result: str) -> None:
     for _ in range(3):
         momentum.step(two_losses(model.module, x))
     moved = torch.cat([p.detach().reshape(-1) for p in model.module.parameters()])
-    torch.save({"grads": grads, "values": values, "moved": moved}, f"{result}{rank}")
+    refused = 0
+    for take in (step, momentum.step):  # a loss that is not finite in one process is refused in all
+        try:
+            take({n: v * (math.nan if rank == 1 else 1.0) for n, v in two_losses(model.module, x).items()})
+        except NotFiniteError:
+            refused += 1
+    step(two_losses(model.module, x))
+    bare = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    for _ in range(3):  # through the wrapped module, whose own reduction never begins
+        step(two_losses(model, x))
+        wrapped = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+        assert torch.equal(bare, wrapped)
+    after = torch.cat([p.detach().reshape(-1) for p in model.module.parameters()])
+    assert torch.equal(moved, after)
+    torch.save({"grads": grads, "values": values, "moved": moved, "refused": torch.tensor(refused)}, f"{result}{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -153,6 +179,7 @@ def test_two_processes_average_the_gradients_before_they_are_combined(tmp_path) 
     mp.spawn(share, (port, str(tmp_path / "rank")), nprocs=2)
     found = [torch.load(tmp_path / f"rank{k}", weights_only=True) for k in range(2)]
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert int(found[0]["refused"]) == 2
     model = network()
     x = torch.randn(16, 3, generator=torch.Generator().manual_seed(5))
     values = backward(two_losses(model, x), model.parameters(), ConFIG())
@@ -164,9 +191,6 @@ def test_two_processes_average_the_gradients_before_they_are_combined(tmp_path) 
         momentum.step(two_losses(model, x))
     moved = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     assert torch.allclose(found[0]["moved"], moved, atol=1e-5)
-
-
-# C12
 
 
 def test_learning_rate_schedule() -> None:

@@ -46,15 +46,15 @@ def test_losses_and_gradients_equal_autograd() -> None:
 def test_batched_descent_equals_the_optimizers_of_the_library() -> None:
     for name in ("config", "mconfig", "adam"):
         batched = Descent(method(name))
-        batched.run(300, constant(1e-2))
-        for k in (0, 2, 3):
+        batched.run(150, constant(1e-2))
+        for k in (0, 2):
             theta = nn.Parameter(torch.tensor(STARTS[k], dtype=torch.float64))
             if name == "mconfig":
                 optimizer: torch.optim.Optimizer = MConFIG([theta], lr=1e-2, num_losses=2)
             else:
                 optimizer = torch.optim.Adam([theta], lr=1e-2)
             backward = Backward([theta], ConFIG())
-            for _ in range(300):
+            for _ in range(150):
                 if name == "mconfig":
                     optimizer.step(landscape(theta))  # type: ignore[arg-type]
                     continue
@@ -68,22 +68,23 @@ def test_batched_descent_equals_the_optimizers_of_the_library() -> None:
             assert np.allclose(batched.state["points"][k], theta.detach().numpy(), atol=1e-4), (name, k)
 
 
-# C14, S3: as published (slow), and with five times larger steps
+PUBLISHED = {name: (1e-3, 60_000 if name == "mconfig" else 50_000) for name in ("adam", "config", "mconfig")}
+# Larger steps, and no more of them than it takes; at 1e-2 Adam gets through too.
+SHORT = {"adam": (5e-3, 8_000), "config": (1e-2, 4_500), "mconfig": (1e-2, 6_500)}
 
 
-@pytest.mark.parametrize(
-    ("lr", "steps"), [(5e-3, 15_000), pytest.param(1e-3, 50_000, marks=pytest.mark.slow)], ids=["short", "published"]
-)
-def test_config_reaches_the_pareto_side_from_every_start_and_adam_does_not(lr: float, steps: int) -> None:
+@pytest.mark.parametrize("budget", [SHORT, pytest.param(PUBLISHED, marks=pytest.mark.slow)], ids=["short", "published"])
+def test_config_reaches_the_pareto_side_from_every_start_and_adam_does_not(budget: dict) -> None:
+    """Fig. 1 of the paper: the side y < 0."""
     ends = {}
-    for name in ("adam", "config", "mconfig"):
+    for name, (lr, steps) in budget.items():
         descent = Descent(method(name))
-        descent.run(steps * 6 // 5 if name == "mconfig" else steps, constant(lr))
+        descent.run(steps, constant(lr))
         ends[name] = descent.state["points"]
     assert (ends["config"][:, 1] < 0).all()
     assert (ends["mconfig"][:, 1] < 0).all()
     assert (ends["adam"][[0, 1, 3, 4], 1] < 0).all()
-    assert ends["adam"][2, 1] > (3 if lr == 1e-3 else 1)  # stuck on the wall
+    assert ends["adam"][2, 1] > (3 if budget is PUBLISHED else 1)  # stuck on the wall
 
 
 def run(name: str, tmp_path: Path, blocks: int, ckpt: Path | None = None) -> tuple[Toy2d, Trainer]:
@@ -107,9 +108,10 @@ def run(name: str, tmp_path: Path, blocks: int, ckpt: Path | None = None) -> tup
 @pytest.mark.parametrize("name", ["adam", "mconfig", "pcgrad"])
 def test_module_resumes_and_writes_its_figure(name: str, tmp_path: Path) -> None:
     whole, trainer = run(name, tmp_path, 8)
+    whole.figures = name == "adam"
     found = trainer.test(whole, Toy2dData("", {"steps": 1}), verbose=False)[0]
     assert 0 <= found["test/reached"] <= 5
-    assert (tmp_path / "trajectories.png").stat().st_size > 10_000
+    assert (tmp_path / "trajectories.png").is_file() == whole.figures
     _, stopped = run(name, tmp_path, 3)
     stopped.save_checkpoint(tmp_path / "half.ckpt")
     again, _ = run(name, tmp_path, 8, tmp_path / "half.ckpt")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decathlon.tasks.pinn import DWA, FAMO, LRA, LS, RLW, SI, UW, MinMax, ReLoBRaLo
+from decathlon.tasks.pinn import DWA, FAMO, LRA, LS, RLW, SI, UW, MinMax, NotFiniteError, ReLoBRaLo
 
 ALL = [LS, SI, RLW, DWA, UW, MinMax, ReLoBRaLo, FAMO, LRA]
 
@@ -140,3 +140,69 @@ def test_state_resumes_to_the_last_bit(kind: type, tmp_path) -> None:
     if first.state_dict():
         with pytest.raises((ValueError, KeyError)):
             kind().load_state_dict({"nonsense": 1})
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_bad_step_leaves_the_weights_as_they_were(kind: type) -> None:
+    weighting, losses, rows = kind(), series(60), torch.randn(3, 20)
+    for row in losses:
+        weighting(row, rows)
+        if weighting.needs_after_step:
+            weighting.after_step(row * 0.9)
+    before = str(weighting.state_dict())
+    bad = [torch.tensor([1.0, torch.nan, 2.0]), torch.tensor([1.0, 1.0, torch.inf])]
+    for values in bad:
+        with pytest.raises(NotFiniteError, match="not finite"):
+            weighting(values, rows)
+        with pytest.raises(NotFiniteError, match="not finite"):
+            weighting.after_step(values) if weighting.needs_after_step else weighting(values, rows)
+    if weighting.by_place:
+        for count in (1, 2, 4):
+            with pytest.raises(ValueError, match=f"{count} losses given"):
+                weighting(torch.ones(count), torch.ones(count, 20))
+    if weighting.needs_gradients:
+        with pytest.raises(NotFiniteError, match=r"loss 2 .*not finite"):
+            weighting(losses[0], rows * torch.tensor([[1.0], [1.0], [torch.nan]]))
+        with pytest.raises(ValueError, match="3 losses and 2 gradients"):
+            weighting(losses[0], rows[:2])
+    assert str(weighting.state_dict()) == before
+    assert bool(weighting(losses[0], rows).isfinite().all())
+
+
+@pytest.mark.parametrize("kind", [SI, FAMO])
+def test_logarithms_of_negative_losses_are_refused(kind: type) -> None:
+    weighting = kind()
+    with pytest.raises(NotFiniteError, match=r"loss 1 .* -0.5"):
+        weighting(torch.tensor([1.0, -0.5]))
+    if kind is FAMO:
+        weighting(torch.tensor([1.0, 0.0]))
+        with pytest.raises(NotFiniteError, match=r"loss 0 .* -1"):
+            weighting.after_step([-1.0, 1.0])
+        weighting.after_step([1.0, 1.0])
+        assert bool(weighting.learned.value.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_lists_and_numbers_of_numpy_and_half_precision(kind: type) -> None:
+    import numpy as np
+
+    rows = torch.randn(2, 20)
+    expected = kind()(torch.tensor([0.5, 2.0]), rows)
+    for values in ([0.5, 2.0], [np.float32(0.5), np.float64(2)], [torch.tensor(0.5), torch.tensor([2.0])]):
+        assert torch.equal(kind()(values, rows).float(), expected)
+    half = kind()(torch.tensor([0.5, 2.0], dtype=torch.float16), rows)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, expected)
+    for bad in (torch.ones(2, 2), torch.ones(0), torch.ones(2, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match="vector"):
+            kind()(bad, rows)
+
+
+def test_dwa_keeps_a_loss_that_stays_at_zero_and_refuses_one_that_rises_from_it() -> None:
+    weighting = DWA(window=2)
+    for _ in range(9):
+        weights = weighting([1.0, 0.0])
+    assert torch.allclose(weights, torch.full((2,), 0.5))
+    with pytest.raises(NotFiniteError, match="weights of DWA"):
+        for _ in range(3):
+            weighting([1.0, 1.0])

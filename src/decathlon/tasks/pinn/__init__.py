@@ -4,6 +4,7 @@ The operators, the weightings and M-ConFIG need torch only; MGDA and CAGrad impo
 """
 
 from decathlon.tasks.pinn.backward import Backward, backward
+from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.momentum import MConFIG
 from decathlon.tasks.pinn.operators import IMTLG, MGDA, CAGrad, ConFIG, GradDrop, NashMTL, Operator, PCGrad
 from decathlon.tasks.pinn.weightings import DWA, FAMO, LRA, LS, RLW, SI, UW, MinMax, ReLoBRaLo, Weighting
@@ -25,6 +26,7 @@ __all__ = [
     "MConFIG",
     "MinMax",
     "NashMTL",
+    "NotFiniteError",
     "Operator",
     "PCGrad",
     "ReLoBRaLo",

@@ -1,6 +1,7 @@
 """Reference solutions as the test data of a PINN; its training points are drawn inside the training step."""
 
-import hashlib
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from decathlon.build import build, locate
-from decathlon.errors import ConfigError
+from decathlon.build import build
+from decathlon.equations import references
+from decathlon.errors import ConfigError, DataError
 from decathlon.files import cached
+from decathlon.storage import digest, processed_path
 from decathlon.tasks.pinn.multitask.batches import Steps
 from decathlon.tasks.pinn.problems.base import Problem
+
+# What of a problem's config says how it is trained, and not what its solution is.
+NOT_IN_REFERENCE = ("points", "losses", "engine")
 
 
 def make_problem(dataset: Mapping[str, Any]) -> Problem:
@@ -24,18 +30,17 @@ def make_problem(dataset: Mapping[str, Any]) -> Problem:
     Raises:
         ConfigError: in one line, what is wrong with it.
     """
-    spec, scale = dict(dataset["problem"]), float(dataset.get("points_scale", 1.0))
-    spec["points"] = {name: max(2, round(int(count) * scale)) for name, count in spec["points"].items()}
-    try:
-        locate(str(spec["class"]))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"dataset={dataset.get('name')}: no class {spec['class']}: {error}") from error
-    try:
-        problem = build(spec)
-    except TypeError as error:
-        raise ConfigError(f"dataset={dataset.get('name')}: {error}") from error
+    name = dataset.get("name")
+    spec: dict[str, Any] = {"name": name, **dataset["problem"]}
+    counts, scale = spec.get("points"), float(dataset.get("points_scale", 1.0))
+    if counts is not None:
+        try:
+            spec["points"] = {loss: max(2, round(int(count) * scale)) for loss, count in counts.items()}
+        except (TypeError, ValueError, AttributeError):
+            raise ConfigError(f"dataset={name}: points={counts}: give a whole number to each loss") from None
+    problem = build(spec, called="dataset")
     if not isinstance(problem, Problem):
-        raise ConfigError(f"{spec['class']} is no decathlon.tasks.pinn.problems.Problem")
+        raise ConfigError(f"dataset={name}: {spec['class']} is no decathlon.tasks.pinn.problems.Problem")
     return problem
 
 
@@ -45,7 +50,7 @@ class Collocation(LightningDataModule):
     An epoch of training is the steps between two evaluations; its batches only count them off.
 
     Args:
-        root: data folder; slow references are kept in ``<root>/pinn``.
+        root: data folder; slow references are kept in ``<root>/processed/pinn``.
         dataset: dataset config.
         seed: not used: the module draws the points.
     """
@@ -53,6 +58,7 @@ class Collocation(LightningDataModule):
     def __init__(self, root: str | Path, dataset: dict[str, Any], seed: int = 0) -> None:
         super().__init__()
         self.root, self.problem = Path(root), make_problem(dataset)
+        self.spec = dict(dataset["problem"])
         self.batches = 1
         self.test_set: dict[str, Tensor] = {}
 
@@ -68,14 +74,13 @@ class Collocation(LightningDataModule):
             self.test_set |= dict(zip(("official_x", "official_fields"), official))
 
     def _reference(self) -> Tensor:
-        key = self.problem.reference_key
-        if key is None:
+        key, written = self.problem.reference_key, _source(type(self.problem))
+        if key is None or written is None:
             return self.problem.reference()
-        # The grid is part of the name, so that a changed grid is not read from an old file.
-        digest = hashlib.sha256(self.problem.test_points().numpy().tobytes()).hexdigest()[:12]
-        path = self.root / "pinn" / f"{key}-{digest}.npy"
-        found = cached(path, lambda: self.problem.reference().numpy(), _save, np.load)
-        return torch.from_numpy(found)
+        spec = {name: value for name, value in self.spec.items() if name not in NOT_IN_REFERENCE}
+        name = f"{key}-{digest(written, spec, self.problem.test_points())}.npy"
+        path = processed_path(self.root, f"pinn/{name}")
+        return torch.from_numpy(cached(path, lambda: self.problem.reference().numpy(), _save, _load))
 
     def train_dataloader(self) -> DataLoader:
         steps: Any = range(self.batches)
@@ -91,3 +96,19 @@ class Collocation(LightningDataModule):
 def _save(values: np.ndarray, path: Path) -> None:
     with open(path, "wb") as file:
         np.save(file, values)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is broken ({error}); delete it and it is made again") from error
+
+
+def _source(kind: type[Problem]) -> str | None:
+    """The text of all the files that a problem's reference may come from; None where it was not written in a file."""
+    modules = [each.__module__ for each in kind.__mro__ if issubclass(each, Problem)]
+    try:
+        return "".join(inspect.getsource(sys.modules[name]) for name in [*modules, references.__name__])
+    except (OSError, TypeError, KeyError):
+        return None

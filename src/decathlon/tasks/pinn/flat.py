@@ -1,106 +1,133 @@
-"""Gradients of several losses as the rows of one flat matrix, written and averaged without copies of it."""
+"""Parameters and their gradients as one flat vector of real numbers, written without copies of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-Loss = Tensor | Callable[[], Tensor]
-Losses = Mapping[str, Loss] | Sequence[Loss]
-
-
-def listed(losses: Losses | Tensor) -> list[Loss]:
-    """The losses of a dict, a sequence or a vector, in order.
-
-    Raises:
-        ValueError: none given.
-    """
-    if isinstance(losses, Tensor):
-        losses = list(losses.reshape(-1))
-    items = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
-    if not items:
-        raise ValueError("no losses given")
-    return items
-
-
-def evaluate(loss: Loss) -> Tensor:
-    """The scalar loss; a closure is called.
-
-    Raises:
-        ValueError: it is not a scalar tensor.
-    """
-    value = loss() if callable(loss) else loss
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ValueError(f"a loss must be a scalar tensor or a function that returns one, got {value!r}")
-    return value.reshape(())
+from decathlon.tasks.pinn.operators.gram import as_real
 
 
 class Flat:
     """A fixed order of parameters, and the layout of their flat gradient.
 
+    A complex parameter takes two places for each number, real and imaginary part, as in torch's optimizers.
+
     Args:
-        parameters: those that require a gradient are kept, in order, each once.
+        parameters: each is taken once, in order; those that do not require a gradient have no place.
+        optional: there may be none that requires one.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none that requires a gradient; they are on several devices, sparse, or no tensors.
     """
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-        if not self.parameters:
+    def __init__(self, parameters: Iterable[Tensor], optional: bool = False) -> None:
+        if isinstance(parameters, Tensor):
+            raise ValueError("parameters must be a list of tensors, got one tensor")
+        if not isinstance(parameters, Iterable):
+            raise ValueError(f"parameters must be a list of tensors, got {type(parameters).__name__}")
+        self.given = list(dict.fromkeys(parameters))
+        for parameter in self.given:
+            if not isinstance(parameter, Tensor):
+                raise ValueError(f"parameters must be tensors, got {type(parameter).__name__}")
+            if parameter.layout != torch.strided:
+                raise ValueError("a parameter is a sparse tensor; only dense ones have a flat gradient")
+        self.optional = optional
+        self.parameters: list[Tensor] = []
+        self.sizes: list[int] = []
+        self.size = 0
+        self.follow()
+
+    @property
+    def changed(self) -> bool:
+        """Whether parameters were frozen or unfrozen since the layout was made."""
+        required = [p for p in self.given if p.requires_grad]
+        return len(required) != len(self.parameters) or any(a is not b for a, b in zip(required, self.parameters))
+
+    def follow(self) -> None:
+        """Make the layout anew if parameters were frozen or unfrozen; a frozen one loses its ``.grad``.
+
+        Otherwise an optimizer would go on with the last gradient that it had.
+        """
+        if self.parameters and not self.changed:
+            return
+        for parameter in self.parameters:
+            if not parameter.requires_grad:
+                parameter.grad = None
+        required = [p for p in self.given if p.requires_grad]
+        if sum(p.numel() for p in required) == 0 and not self.optional:
             raise ValueError("no parameters that require a gradient")
-        self.sizes = [p.numel() for p in self.parameters]
+        devices = {str(p.device) for p in required}
+        if len(devices) > 1:
+            raise ValueError(f"the parameters are on {' and '.join(sorted(devices))}; all must be on one device")
+        self.parameters = required
+        self.sizes = [as_real(p.detach()).numel() for p in required]
         self.size = sum(self.sizes)
 
-    def zeros(self, *shape: int) -> Tensor:
+    def zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Zeros of shape (*shape, N), like the parameters."""
-        first = self.parameters[0]
-        return torch.zeros(*shape, self.size, dtype=self.dtype, device=first.device)
+        return torch.zeros(*shape, self.size, dtype=dtype or self.dtype, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters[0].device if self.parameters else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype = self.parameters[0].dtype
+        """The real type that holds all the parameters."""
+        dtype = self.parameters[0].dtype if self.parameters else torch.float32
         for parameter in self.parameters[1:]:
             dtype = torch.promote_types(dtype, parameter.dtype)
-        return dtype
+        return dtype.to_real()
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """The type of what is kept from step to step: float32 for half precision, whose sums would stand still."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """``flat`` (N,) as views with the shapes of the parameters."""
-        return [part.view_as(p) for part, p in zip(flat.split(self.sizes), self.parameters)]
+        """``flat`` (N,) as views with the shapes of the parameters; (..., 2) for complex ones."""
+        return [part.view(as_real(p.detach()).shape) for part, p in zip(flat.split(self.sizes), self.parameters)]
 
     def write(self, gradients: Sequence[Tensor | None], row: Tensor) -> None:
-        """Put the gradients into ``row`` (N,); ``None`` becomes zeros."""
+        """Put the gradients, dense or sparse, into ``row`` (N,); ``None`` becomes zeros."""
         parts = [
-            torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for g, p in zip(gradients, self.parameters)
+            (torch.zeros_like(as_real(p.detach())) if g is None else _dense(g)).reshape(-1)
+            for g, p in zip(gradients, self.parameters)
         ]
         torch.cat(parts, out=row) if parts[0].dtype == row.dtype else row.copy_(torch.cat(parts))
 
-    def gradient(self, loss: Tensor, row: Tensor, retain_graph: bool = False) -> None:
-        """Put the gradient of ``loss`` into ``row``; zeros where the loss does not depend on a parameter."""
+    def add(self, gradients: Sequence[Tensor | None], row: Tensor) -> None:
+        """Add the gradients to ``row`` (N,)."""
+        for view, gradient in zip(self.views(row), gradients):
+            if gradient is not None:
+                view += _dense(gradient)
+
+    def gradient(self, loss: Tensor, row: Tensor, retain_graph: bool = False) -> bool:
+        """Put the gradient of ``loss`` into ``row``; zeros where the loss does not depend on a parameter.
+
+        Returns:
+            Whether it depends on any of them.
+        """
         if not loss.requires_grad:
             row.zero_()
-            return
+            return False
         found = torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, allow_unused=True)
         self.write(found, row)
+        return any(g is not None for g in found)
 
     def assign(self, flat: Tensor) -> None:
         """Let every parameter's ``.grad`` be its part of ``flat`` (N,)."""
         for parameter, view in zip(self.parameters, self.views(flat)):
+            if parameter.is_complex():
+                view = torch.view_as_complex(view.clone())
             parameter.grad = view.to(parameter.dtype)
 
     def copy(self) -> Tensor:
         """The parameters themselves as a new flat vector."""
-        return torch.cat([p.detach().reshape(-1).to(self.dtype) for p in self.parameters])
+        return torch.cat([as_real(p.detach()).reshape(-1).to(self.dtype) for p in self.parameters])
 
 
-def distributed(group: dist.ProcessGroup | None = None) -> bool:
-    """Whether there is more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
-
-
-def average(values: Tensor, group: dist.ProcessGroup | None = None) -> None:
-    """Average a tensor over the processes in place; nothing to do for one."""
-    if distributed(group):
-        dist.all_reduce(values, group=group)
-        values /= dist.get_world_size(group)
+def _dense(gradient: Tensor) -> Tensor:
+    return as_real(gradient if gradient.layout == torch.strided else gradient.to_dense())

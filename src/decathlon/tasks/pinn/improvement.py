@@ -1,15 +1,7 @@
-"""Bars of the relative improvement over Adam, from a table of finished jobs.
+"""The relative improvement over Adam, from a table of finished jobs (drawn by scripts/analysis/pinn_improvement.py)."""
 
-decathlon table pinn/fig4 --format json > fig4.json
-python -m decathlon.tasks.pinn.improvement fig4.json fig4.png
-"""
-
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-from decathlon.tasks.pinn.figures import improvement_figure
 
 
 def relative_improvement(
@@ -41,25 +33,3 @@ def relative_improvement(
         }
         for dataset in datasets
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: the table's JSON file, the picture to write, optionally the metric."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not 2 <= len(given) <= 3:
-        print("usage: python -m decathlon.tasks.pinn.improvement TABLE.json PICTURE.png [METRIC]", file=sys.stderr)
-        return 2
-    try:
-        with open(given[0], encoding="utf-8") as file:
-            improvements = relative_improvement(json.load(file), given[2] if len(given) == 3 else None)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"{given[0]}: {error}", file=sys.stderr)
-        return 1
-    improvement_figure(improvements).savefig(given[1], dpi=130)
-    for dataset, methods in improvements.items():
-        print(dataset, ", ".join(f"{method} {value:.1f} %" for method, value in methods.items()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

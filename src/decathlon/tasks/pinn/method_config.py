@@ -18,15 +18,18 @@ def is_momentum(config: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: its class does not exist.
     """
-    try:
-        kind = locate(config["class"])
-    except (KeyError, AttributeError, ImportError, ValueError) as error:
-        raise ConfigError(f"method {config.get('name', '?')}: no class {config.get('class')!r}") from error
+    if "class" not in config:
+        raise ConfigError(f"method={config.get('name', '?')} names no class")
+    kind = locate(config["class"])
     return isinstance(kind, type) and issubclass(kind, MConFIG)
 
 
-def build_operator(config: Mapping[str, Any]) -> Operator | Weighting:
+def build_operator(config: Mapping[str, Any], called: str = "method") -> Operator | Weighting:
     """An operator or a weighting; the config of direction weights in it is built too.
+
+    Args:
+        config: class and options.
+        called: what the config is to the user; messages begin with it.
 
     Raises:
         ConfigError: with one line, if it cannot be built.
@@ -34,13 +37,10 @@ def build_operator(config: Mapping[str, Any]) -> Operator | Weighting:
     options = dict(config)
     weights = options.get("weights")
     if isinstance(weights, Mapping):
-        options["weights"] = build_operator(weights)
-    try:
-        found = build(options)
-    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ConfigError(f"method {config.get('name', config.get('class'))}: {error}") from error
+        options["weights"] = build_operator(weights, f"{called}.weights")
+    found = build(options, called=called)
     if not isinstance(found, Operator | Weighting):
-        raise ConfigError(f"{config['class']} is neither a gradient operator nor a weighting")
+        raise ConfigError(f"{called}: {config['class']} is neither a gradient operator nor a weighting")
     return found
 
 
@@ -54,8 +54,5 @@ def build_method(config: Mapping[str, Any], parameters: list[Tensor], count: int
         return build_operator(config)
     options = dict(config)
     inner = options.pop("operator", None)
-    operator = None if inner is None else build_operator(inner)
-    try:
-        return build(options, parameters, num_losses=count, operator=operator)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"method {options.get('name', 'MConFIG')}: {error}") from error
+    operator = None if inner is None else build_operator(inner, "method.operator")
+    return build(options, parameters, called="method", num_losses=count, operator=operator)

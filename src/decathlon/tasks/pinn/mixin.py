@@ -5,17 +5,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
+from decathlon.distributed import average
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.backward import Backward
-from decathlon.tasks.pinn.flat import Flat, Loss, average, evaluate
+from decathlon.tasks.pinn.flat import Flat
+from decathlon.tasks.pinn.losses import Loss, check_gradient, evaluate
 from decathlon.tasks.pinn.method_config import build_method
 from decathlon.tasks.pinn.momentum import MConFIG
-from decathlon.tasks.pinn.operators.base import Operator
+from decathlon.tasks.pinn.operators.gram import cosines_with
+from decathlon.tasks.pinn.outer import outer_optimizer
 from decathlon.tasks.pinn.schedule import Schedule, constant
 from decathlon.tasks.pinn.timing import StepTimer
 from decathlon.tasks.pinn.weightings import Weighting
+
+Again = Callable[[], Mapping[str, Tensor]]
 
 
 class ConflictFreeMixin:
@@ -33,8 +38,8 @@ class ConflictFreeMixin:
                 found = self.conflict_step({"pde": lambda: ..., "data": lambda: ...})
                 self.log_dict({f"train/{name}": value for name, value in found.items()})
 
-    A method config is either an operator or a weighting (followed by Adam), or ``MConFIG`` with the config of
-    its ``operator``; ``clip_norm`` bounds the norm of the combined gradient. The mix-in defines
+    A method config is either an operator or a weighting (followed by Adam, or by its ``optimizer``), or ``MConFIG``
+    with the config of its ``operator``; ``clip_norm`` bounds the norm of the combined gradient. The mix-in defines
     ``configure_optimizers``, sets the learning rate of every step, and saves its state with the checkpoint.
     ``trainer.global_step`` counts the calls of ``conflict_step``.
     """
@@ -49,11 +54,14 @@ class ConflictFreeMixin:
         heads: Iterable[Tensor] = (),
         log_every: int = 100,
         head_lr: float | None = None,
+        coefficients: Iterable[Tensor] = (),
+        coefficient_lr: float | None = None,
     ) -> None:
         """Build the method. Call it in the constructor, after the network.
 
         Args:
-            method: a method config: ``class``, keyword arguments, optional ``clip_norm``.
+            method: a method config: ``class``, keyword arguments, optional ``clip_norm``, optional ``optimizer`` (class
+                and options of a torch optimizer, for example AdamW with ``weight_decay``; L-BFGS for the plain sum).
             losses: names of the losses, in the operator's order.
             lr: learning rate, constant unless there is a ``schedule``.
             schedule: learning rate by step, from 0.
@@ -62,35 +70,47 @@ class ConflictFreeMixin:
             log_every: cosines are measured every so many steps; 0: never. For a weighting this costs m
                 backward passes, for M-ConFIG it evaluates every loss.
             head_lr: learning rate of the heads under M-ConFIG (Adam, constant); ``lr`` by default.
+            coefficients: those of the shared parameters that have a learning rate of their own, as the unknown
+                coefficients of an equation.
+            coefficient_lr: their highest learning rate; it follows the schedule in proportion. ``lr`` by default.
 
         Raises:
-            ConfigError: the method cannot be built.
+            ConfigError: the method cannot be built, or an option has no effect with it.
         """
         self.automatic_optimization = False
         self.loss_names = list(losses)
         self.log_every = log_every
         self.conflict_steps = 0
         self._schedule = constant(lr) if schedule is None else schedule
-        own = [p for p in heads if p.requires_grad]
-        shared = self.parameters() if parameters is None else parameters  # type: ignore[attr-defined]
-        excluded = {id(p) for p in own}
-        shared = [p for p in shared if p.requires_grad and id(p) not in excluded]
         options = dict(method)
-        self._clip_norm = options.pop("clip_norm", None)
-        self._method = build_method(options, shared, len(self.loss_names))
-        self._timer = StepTimer(len(self.loss_names) if isinstance(self._method, MConFIG) else 1)
+        self._clip_norm, outer = options.pop("clip_norm", None), options.pop("optimizer", None)
+        self._heads = list(dict.fromkeys(heads))
+        chosen = self.parameters() if parameters is None else parameters  # type: ignore[attr-defined]
+        own = set(self._heads)
+        shared = [p for p in dict.fromkeys(chosen) if p not in own]
+        groups, self._factors = _groups(shared, list(coefficients), lr, coefficient_lr)
+        self._method = build_method(options, groups, len(self.loss_names))
         self._head_optimizer: Optimizer | None = None
+        self._backward: Backward | None = None
+        self._optimizer: Optimizer
         if isinstance(self._method, MConFIG):
-            self._optimizer: Optimizer = self._method
-            if own:
+            for name, value in (("clip_norm", self._clip_norm), ("optimizer", outer)):
+                if value is not None:
+                    raise ConfigError(f"method.{name} has no effect with M-ConFIG, which is an optimizer itself: null")
+            self._optimizer = self._method
+            if any(p.requires_grad for p in self._heads):
                 rate = lr if head_lr is None else head_lr
-                self._head_optimizer = torch.optim.Adam(own, lr=rate, foreach=True)
-            self._backward: Backward | None = None
+                self._head_optimizer = torch.optim.Adam(self._heads, lr=rate, foreach=True)
         else:
-            self._optimizer = torch.optim.Adam([*shared, *own], lr=lr, foreach=True)
-            self._backward = Backward(shared, self._method, own)
-        self._heads = own
-        self._probe = Backward(shared, _Nothing())
+            if head_lr is not None:
+                raise ConfigError("head_lr is for M-ConFIG; other methods train the heads at the same rate")
+            self._backward = Backward(shared, self._method, self._heads)
+            first, *rest = groups if isinstance(groups[0], dict) else [{"params": groups}]
+            first = {**first, "params": [*first["params"], *self._heads]}
+            self._optimizer = outer_optimizer(outer, [first, *rest], lr, self._method, self._clip_norm)
+        self._timer = StepTimer(len(self.loss_names) if isinstance(self._method, MConFIG) else 1)
+        self._flat = Flat(shared)
+        self._rows: Tensor | None = None  # gradients of the losses, where cosines are measured
 
     def configure_optimizers(self) -> list[Optimizer]:
         """The optimizer of the shared parameters, and under M-ConFIG that of the heads.
@@ -101,37 +121,44 @@ class ConflictFreeMixin:
         check_trainer(self.trainer)  # type: ignore[attr-defined]
         return [self._optimizer] if self._head_optimizer is None else [self._optimizer, self._head_optimizer]
 
-    def conflict_step(
-        self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None = None
-    ) -> dict[str, Tensor]:
+    def conflict_step(self, losses: Mapping[str, Loss], again: Again | None = None) -> dict[str, Tensor]:
         """One optimisation step.
 
         Args:
             losses: name -> scalar tensor, or function returning one, for every loss of ``setup_conflict``.
                 M-ConFIG evaluates only the functions whose turn it is.
-            again: returns all the losses on the same batch after the step; FAMO needs it where the losses are
-                tensors and not functions.
+            again: returns all the losses on the same batch after the step; FAMO and L-BFGS need it where the losses
+                are tensors and not functions.
 
         Returns:
             Detached scalars: name -> value for the losses that were evaluated, and every ``log_every`` steps
             ``cos_raw/name`` and ``cos_step/name``: the cosine of the loss's gradient with the combined
             gradient, and with the parameter step that was really made (positive: that loss goes down).
             ``cos_step`` is missing where the parameters did not move.
+
+        Raises:
+            ValueError: other losses than announced.
+            NotFiniteError: a loss or a gradient is not finite. Parameters, optimizer and method are as they were (in
+                the course of L-BFGS's line search: the parameters may be at its last trial).
         """
         if list(losses) != self.loss_names:
             raise ValueError(f"losses {list(losses)} given, expected {self.loss_names} in this order")
         self._timer.begin()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule(self.conflict_steps)
+        rate = self._schedule(self.conflict_steps)
+        for group, factor in zip(self._optimizer.param_groups, self._factors):
+            group["lr"] = rate * factor
         measured = self.log_every > 0 and self.conflict_steps % self.log_every == 0
-        before = self._probe.flat.copy() if measured else None
+        self._flat.follow()
+        before = self._flat.copy() if measured else None
         if self._backward is None:
             found, extra = self._momentum_step(losses, measured)
+        elif isinstance(self._optimizer, LBFGS):
+            found, extra = self._searched_step(losses, measured, again)
         else:
             found, extra = self._plain_step(losses, measured, again)
         if before is not None:
-            extra.update(self._cosines("cos_step", before - self._probe.flat.copy()))
-        on_gpu = self._probe.flat.parameters[0].is_cuda
+            extra.update(self._cosines("cos_step", before - self._flat.copy()))
+        on_gpu = self._flat.device.type == "cuda"
         self._timer.end(self.conflict_steps, self.log_every, torch.cuda.synchronize if on_gpu else None)
         self.conflict_steps += 1
         return {**found, **extra}
@@ -147,10 +174,7 @@ class ConflictFreeMixin:
         self._timer.interrupt()
 
     def _plain_step(
-        self,
-        losses: Mapping[str, Loss],
-        measured: bool,
-        again: Callable[[], Mapping[str, Tensor]] | None,
+        self, losses: Mapping[str, Loss], measured: bool, again: Again | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self._backward is not None
         weighting = self._backward.operator if isinstance(self._backward.operator, Weighting) else None
@@ -161,15 +185,38 @@ class ConflictFreeMixin:
         extra: dict[str, Tensor] = {}
         if measured:
             if self._backward.gradients is not None:
-                self._probe.gradients = self._backward.gradients
-            grads = [p.grad.reshape(-1) for p in self._probe.flat.parameters if p.grad is not None]
-            extra = self._cosines("cos_raw", torch.cat(grads))
+                self._rows = self._backward.gradients
+            combined = self._flat.zeros()
+            self._flat.write([p.grad for p in self._flat.parameters], combined)
+            extra = self._cosines("cos_raw", combined)
         if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._probe.flat.parameters, self._clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._flat.parameters, self._clip_norm)
         self._stepped().step()
         if weighting is not None and weighting.needs_after_step:
             weighting.after_step(self._losses_again(losses, again))
         return found, extra
+
+    def _searched_step(
+        self, losses: Mapping[str, Loss], measured: bool, again: Again | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A step of L-BFGS, which evaluates the sum of the losses several times."""
+        if again is None and not all(callable(loss) for loss in losses.values()):
+            raise ValueError("L-BFGS needs the losses again in its search: give again= or functions")
+        extra: dict[str, Tensor] = {}
+        if measured:
+            tensors = self._probed(losses)
+            losses = losses if again is None else tensors
+            assert self._rows is not None
+            extra = self._cosines("cos_raw", self._rows.sum(dim=0))
+        values: list[Tensor] = []
+
+        def closure() -> Tensor:
+            assert self._backward is not None
+            values.append(self._backward(losses if again is None or not values else again()))
+            return values[-1].sum()
+
+        self._stepped().step(closure)
+        return dict(zip(self.loss_names, values[0])), extra
 
     def _momentum_step(self, losses: Mapping[str, Loss], measured: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         optimizer = self._optimizer
@@ -183,6 +230,7 @@ class ConflictFreeMixin:
             row = flat.zeros()
             flat.gradient(torch.stack(list(tensors.values())).sum(), row, retain_graph=True)
             average(row)
+            check_gradient(row, "the heads")
             flat.assign(row)
         values = optimizer.refresh(losses)
         self._stepped().step()
@@ -194,10 +242,10 @@ class ConflictFreeMixin:
     def _probed(self, losses: Mapping[str, Loss]) -> dict[str, Tensor]:
         """Evaluate all losses and take their gradients for the cosines only; the graphs are kept."""
         tensors = {name: evaluate(loss) for name, loss in losses.items()}
-        self._probe.gradients = self._probe.flat.zeros(len(tensors))
-        for row, loss in zip(self._probe.gradients, tensors.values()):
-            self._probe.flat.gradient(loss, row, retain_graph=True)
-        average(self._probe.gradients)
+        self._rows = self._flat.zeros(len(tensors))
+        for row, loss in zip(self._rows, tensors.values()):
+            self._flat.gradient(loss, row, retain_graph=True)
+        average(self._rows)
         return tensors
 
     def _stepped(self) -> Any:
@@ -208,7 +256,7 @@ class ConflictFreeMixin:
         return wrapped[0] if isinstance(wrapped, list) else wrapped
 
     @torch.no_grad()
-    def _losses_again(self, losses: Mapping[str, Loss], again: Callable[[], Mapping[str, Tensor]] | None) -> Tensor:
+    def _losses_again(self, losses: Mapping[str, Loss], again: Again | None) -> Tensor:
         if again is not None:
             values = list(again().values())
         elif all(callable(loss) for loss in losses.values()):
@@ -220,17 +268,11 @@ class ConflictFreeMixin:
         return stacked
 
     def _cosines(self, label: str, vector: Tensor) -> dict[str, Tensor]:
-        gradients = self._probe.gradients
-        assert gradients is not None
-        norm = torch.linalg.vector_norm(vector.double())
-        if float(norm) == 0:
+        assert self._rows is not None
+        if not bool(vector.any()):
             return {}
-        found = {}
-        for name, row in zip(self.loss_names, gradients):
-            length = torch.linalg.vector_norm(row.double())
-            if float(length) > 0:
-                found[f"{label}/{name}"] = (row.double() @ vector.double() / (length * norm)).float()
-        return found
+        found = zip(self.loss_names, self._rows, cosines_with(vector, self._rows))
+        return {f"{label}/{name}": value.float().to(vector.device) for name, row, value in found if bool(row.any())}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the step counter, the timing and the operator's state (M-ConFIG's is its optimizer's)."""
@@ -268,8 +310,17 @@ def check_trainer(trainer: Any) -> None:
         raise ConfigError("precision=16-mixed scales losses, which these methods do not: use 32-true or bf16-mixed")
 
 
-class _Nothing(Operator):
-    """Stands in where only the gradients are wanted."""
-
-    def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(gradients[0])
+def _groups(
+    shared: list[Tensor], coefficients: list[Tensor], lr: float, coefficient_lr: float | None
+) -> tuple[Any, list[float]]:
+    """The shared parameters, in two groups if the coefficients have their own rate; each group's factor of the rate."""
+    if coefficient_lr is None or not coefficients:
+        return shared, [1.0]
+    if not (lr > 0 and coefficient_lr >= 0):
+        raise ConfigError(f"coefficient_lr={coefficient_lr} must not be negative, and lr={lr} must be positive")
+    own = set(coefficients)
+    if not own <= set(shared):
+        raise ConfigError("coefficients must be among the shared parameters")
+    others = [p for p in shared if p not in own]
+    ordered = [p for p in shared if p in own]
+    return [{"params": others}, {"params": ordered}], [1.0, coefficient_lr / lr]

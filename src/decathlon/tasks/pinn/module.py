@@ -10,12 +10,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from decathlon.build import locate
+from decathlon.build import check_options
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.data import make_problem
+from decathlon.tasks.pinn.errors import NotFiniteError
+from decathlon.tasks.pinn.method_config import is_momentum
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
-from decathlon.tasks.pinn.momentum import MConFIG
-from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
+from decathlon.tasks.pinn.problems.base import Problem
+from decathlon.tasks.pinn.schedule import make_schedule
 from decathlon.tasks.pinn.selection import Selection
 
 log = logging.getLogger(__name__)
@@ -40,31 +42,49 @@ class PINN(ConflictFreeMixin, LightningModule):
         dataset: dataset config: ``problem``, and optional ``network`` (``width``, ``hidden``), ``schedule`` (cosine or
             constant), ``evaluations``, ``steps_scale`` (factor on the steps), ``momentum_steps`` (a further one for
             M-ConFIG, whose steps cost less), ``block`` (steps per training_step: saves overhead), ``cosines_every``,
-            ``figures``.
+            ``figures``, ``coefficient_lr`` (highest learning rate of the equation's unknown coefficients; ``lr`` by
+            default).
         lr, lr_end: highest and last learning rate.
         steps: of optimisation.
         seed: of the points.
+        figures: whether to draw ``solution.png`` and ``training.png`` into the job's folder, if the dataset does not
+            say no.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         super().__init__()
         self.problem = make_problem(dataset)
-        self.network = self.problem.network(**dict(dataset.get("network") or {}))
-        self.seed, self.figures = int(seed), bool(dataset.get("figures", True))
+        self.network = make_network(self.problem, dataset)
+        self.seed, self.figures = int(seed), bool(figures and dataset.get("figures", True))
         self.evaluations, self.block = int(dataset.get("evaluations", 1)), int(dataset.get("block", 1))
         if min(int(steps), self.evaluations, self.block) < 1:
             raise ConfigError(
                 f"steps={steps}, evaluations={self.evaluations} and block={self.block} must be at least 1"
             )
         factor = float(dataset.get("steps_scale", 1.0))
-        if _keeps_momenta(method):
+        if is_momentum(method):
             factor *= float(dataset.get("momentum_steps", 1.0))
         self.steps = max(1, round(int(steps) * factor))
         schedule = make_schedule(dataset, lr, lr_end, self.steps)
         log_every = int(dataset.get("cosines_every", 100))
-        self.setup_conflict(method, self.problem.loss_names, lr, schedule, log_every=log_every)
+        self.setup_conflict(
+            method,
+            self.problem.loss_names,
+            lr,
+            schedule,
+            log_every=log_every,
+            coefficients=self.problem.parameters(),
+            coefficient_lr=dataset.get("coefficient_lr"),
+        )
         self.steps_per_epoch = -(-self.steps // self.evaluations)
         self.selection = Selection()
         self.history: dict[str, list[float]] = {}
@@ -95,9 +115,7 @@ class PINN(ConflictFreeMixin, LightningModule):
         """A step; if a gradient is not finite the run has diverged, which is a result: it stops, and says so."""
         try:
             return self.conflict_step(losses)
-        except ValueError as error:
-            if "not finite" not in str(error):
-                raise
+        except NotFiniteError as error:
             self.diverged = step
             self.trainer.should_stop = True
             log.warning("step %d: %s; this run has diverged and stops", step, error)
@@ -180,18 +198,18 @@ class PINN(ConflictFreeMixin, LightningModule):
         self.diverged = state["diverged"]
 
 
-def make_schedule(dataset: Mapping[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:
-    """The learning rate by step: the paper's warm-up and cosine, or a constant (``schedule: constant``)."""
-    kind = dataset.get("schedule", "cosine")
-    if kind not in ("cosine", "constant"):
-        raise ConfigError(f"schedule={kind}: choose cosine or constant")
-    return constant(float(lr)) if kind == "constant" else cosine_with_warmup(steps, float(lr), float(lr_end))
+def make_network(problem: Problem, dataset: Mapping[str, Any]) -> torch.nn.Module:
+    """The problem's network with the options of ``dataset["network"]``.
 
-
-def _keeps_momenta(method: Mapping[str, Any]) -> bool:
-    """Whether the method is M-ConFIG or a relative of it."""
+    Raises:
+        ConfigError: in one line, an option that it does not have, or a value that it refuses.
+    """
+    options, label = dict(dataset.get("network") or {}), f"dataset={dataset.get('name')}: network"
+    check_options(problem.network, options, label)
     try:
-        kind = locate(str(method.get("class", "")))
-    except (AttributeError, ImportError, ValueError):
-        return False  # setup_conflict says what is wrong with it
-    return isinstance(kind, type) and issubclass(kind, MConFIG)
+        network = problem.ansatz(**options)
+        if problem.engine == "taylor":  # here, and not at the first step
+            problem.evaluator(network)(torch.zeros(1, len(problem.coordinates)), problem.derivatives)
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from error
+    return network

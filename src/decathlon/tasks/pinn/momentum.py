@@ -1,7 +1,7 @@
 """M-ConFIG: one loss is back-propagated per step, the operator acts on the momenta of the losses."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,12 +9,20 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from decathlon.tasks.pinn.flat import Flat, Losses, average, evaluate, listed
-from decathlon.tasks.pinn.operators.base import GramOperator, Operator, combine, gramian
+from decathlon.distributed import average
+from decathlon.tasks.pinn.flat import Flat
+from decathlon.tasks.pinn.losses import Losses, LossOrder, evaluate
+from decathlon.tasks.pinn.momentum_state import check_finite, check_options, check_state, moments
+from decathlon.tasks.pinn.operators.base import GramOperator, Operator
 from decathlon.tasks.pinn.operators.conflict_free import ConFIG
+from decathlon.tasks.pinn.operators.gram import as_real, combine, gramian
 
-_TENSORS = ("momenta", "first", "second", "gram", "values")
+_GROUP = ("lr", "betas", "eps", "weight_decay")
 _NUMBERS = ("seen", "turn", "updates")
+_OWN = (
+    *("num_losses", "updates_per_step", "group", "operator", "flat", "order", *_NUMBERS),
+    *("_buffers", "_scratch", "_refreshed", "_reached"),
+)
 
 
 class MConFIG(Optimizer):
@@ -26,29 +34,32 @@ class MConFIG(Optimizer):
 
         mh_j = m_j/(1 - beta1^t_j),  mh = operator(mh_1, ..., mh_m)
         M' = (1 - beta1^t) mh,  g = (M' - beta1 M)/(1 - beta1),  V = beta2 V + (1 - beta2) g^2
-        theta -= lr mh/(sqrt(V/(1 - beta2^t)) + eps)
+        theta -= lr weight_decay theta + lr mh/(sqrt(V/(1 - beta2^t)) + eps)
 
-    where t counts the updates. The first steps, until every loss was seen, do not move theta. Memory: (m + 3)
-    N numbers. No other optimizer goes on top. ::
+    where t counts the updates. The first steps, until every loss was seen, do not move theta. With one loss it
+    is AdamW. Memory: (m + 3) N numbers, in float32 for half precision. No other optimizer goes on top. ::
 
         optimizer = MConFIG(model.parameters(), lr=1e-3, num_losses=2)
         for batch in batches:
             optimizer.step([lambda: data_loss(batch), lambda: physics_loss(batch)])  # only one of them is
             evaluated
 
-    In a distributed run gradients are averaged over the processes before they enter the momenta.
+    In a distributed run gradients are averaged over the processes before they enter the momenta. A dict of losses
+    may come in any order: they are known by name, and indices count in the order of the first one. Complex
+    parameters are pairs of real ones. Parameters cannot be added, frozen or unfrozen: the layout is fixed.
 
     Args:
-        params: parameters, or groups of them with their own ``lr``.
+        params: parameters, or groups of them with their own ``lr`` and ``weight_decay``.
         lr: learning rate; being shared by m losses in turn it is usually larger than Adam's.
         num_losses: m.
         betas, eps: of the moments.
         updates_per_step: how many losses are refreshed per step (1 to m).
         operator: combines the momenta; ConFIG by default (PCGrad gives M-PCGrad, ...).
         group: process group; the default one if there is one.
+        weight_decay: decoupled, as in AdamW.
 
     Raises:
-        ValueError: an argument is out of range, or a gradient is not finite.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -61,33 +72,39 @@ class MConFIG(Optimizer):
         updates_per_step: int = 1,
         operator: Operator | None = None,
         group: dist.ProcessGroup | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr={lr} must not be negative")
         if num_losses < 1:
             raise ValueError(f"num_losses={num_losses} must be at least 1")
         if not 1 <= updates_per_step <= num_losses:
             raise ValueError(f"updates_per_step={updates_per_step} must be from 1 to num_losses={num_losses}")
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas={betas} must be two numbers in [0, 1)")
-        super().__init__(params, {"lr": lr})
-        self.num_losses, self.updates_per_step = num_losses, updates_per_step
-        self.beta1, self.beta2 = betas
-        self.eps, self.group = eps, group
+        options = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        check_options(options)
+        super().__init__(params, options)
+        self.num_losses, self.updates_per_step = int(num_losses), int(updates_per_step)
+        self.group = group
         self.operator = ConFIG() if operator is None else operator
         if not isinstance(self.operator, Operator):
             raise ValueError(f"operator must be a gradient operator, got {operator!r}")
         self.flat = Flat(p for param_group in self.param_groups for p in param_group["params"])
-        self.seen = [0] * num_losses
-        self.turn = 1 % num_losses
+        self.order = LossOrder()
+        self.seen = [0] * self.num_losses
+        self.turn = 1 % self.num_losses
         self.updates = 0
         self._buffers: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
+        self._refreshed = False  # a momentum since the last update
+        self._reached = False  # a loss that depends on the parameters
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "flat"):
             raise ValueError("parameters cannot be added to M-ConFIG: its momenta have one fixed layout")
+        known = {"params", "param_names", "name", "initial_lr", *_GROUP}
+        unknown = [str(key) for key in param_group if key not in known]
+        if unknown:
+            raise ValueError(f"M-ConFIG's parameter groups have no option {unknown[0]}; choose {', '.join(_GROUP)}")
         super().add_param_group(param_group)
+        check_options(self.param_groups[-1])
 
     @property
     def due(self) -> list[int]:
@@ -105,12 +122,16 @@ class MConFIG(Optimizer):
 
         Returns:
             The loss values that were used, by index.
+
+        Raises:
+            ValueError: neither losses nor ``refresh``, or what ``refresh`` raises.
         """
-        if callable(closure):
-            with torch.enable_grad():
-                losses = closure()
-        else:
-            losses = closure
+        with torch.enable_grad():
+            losses = closure() if callable(closure) else closure
+        if losses is None and not self._refreshed:
+            raise ValueError(
+                "M-ConFIG takes its gradients itself: step(losses) or refresh(losses), not loss.backward()"
+            )
         values = {} if losses is None else self.refresh(losses)
         self._update()
         return values
@@ -121,106 +142,135 @@ class MConFIG(Optimizer):
 
         Returns:
             Their values, detached and averaged over the processes, by index.
+
+        Raises:
+            ValueError: another number of losses, other names, or parameters were frozen or unfrozen.
+            NotFiniteError: a loss or its gradient is not finite. Its momentum is as it was, and its turn stays;
+                losses before it in the same step are refreshed.
         """
-        items = listed(losses)
-        if len(items) != self.num_losses:
-            raise ValueError(f"{len(items)} losses given, MConFIG was made for num_losses={self.num_losses}")
-        due, buffers, scratch = self.due, self._allocated(), self._allocated_scratch()
+        if self.flat.changed:
+            raise ValueError("parameters were frozen or unfrozen after MConFIG was made: make a new one")
+        items = self.order.arranged(losses, count=self.num_losses)
+        beta1, buffers, scratch = self._betas[0], self._allocated(), self._allocated_scratch()
+        due = self.due
         shared_graph = {i for i in due if not callable(items[i])}
-        found = {}
-        for i in due:
-            loss = evaluate(items[i])
-            shared_graph.discard(i)
-            self.flat.gradient(loss, scratch, retain_graph=bool(shared_graph))
-            average(scratch, self.group)
-            buffers["momenta"][i].lerp_(scratch, 1 - self.beta1)
-            self.seen[i] += 1
-            value = loss.detach().clone()
-            average(value, self.group)
-            buffers["values"][i] = value
-            found[i] = value
-        self._refresh_gram(due)
-        self.turn = (self.turn + self.updates_per_step) % self.num_losses
+        found: dict[int, Tensor] = {}
+        try:
+            for i in due:
+                loss = evaluate(items[i])
+                shared_graph.discard(i)
+                reached = self.flat.gradient(loss, scratch, retain_graph=bool(shared_graph))
+                average(scratch, self.group)
+                value = loss.detach().clone()
+                average(value, self.group)
+                check_finite(i, value, scratch)
+                buffers["momenta"][i].lerp_(scratch, 1 - beta1)
+                buffers["values"][i] = value
+                self.seen[i] += 1
+                self._reached |= reached
+                found[i] = value
+        finally:
+            self._refresh_gram(list(found))
+            self.turn = (self.turn + len(found)) % self.num_losses
+        self._refreshed = True
         return found
 
-    def _refresh_gram(self, due: list[int]) -> None:
+    def _refresh_gram(self, changed: list[int]) -> None:
         """Recompute the Gram matrix's rows of the momenta that changed; the others are still right."""
-        if not isinstance(self.operator, GramOperator):
+        if not changed or not isinstance(self.operator, GramOperator):
             return
         momenta, gram = self._buffers["momenta"], self._buffers["gram"]
-        if 2 * len(due) > self.num_losses:
+        if 2 * len(changed) > self.num_losses:
             gram.copy_(gramian(momenta))
             return
-        for i in due:
+        for i in changed:
             row = gramian(momenta, slice(i, i + 1))[0]
             gram[i] = row
             gram[:, i] = row
 
     def _update(self) -> None:
+        self._refreshed = False
         if not all(self.seen):
             return
-        self.updates += 1
-        correction1, correction2 = 1 - self.beta1**self.updates, 1 - self.beta2**self.updates
+        if not self._reached:
+            raise ValueError("no loss depends on the parameters: other ones, detached, or made under no_grad")
+        updates, (beta1, beta2), eps = self.updates + 1, self._betas, self.param_groups[0]["eps"]
+        correction1, correction2 = 1 - beta1**updates, 1 - beta2**updates
         buffers, step = self._allocated(), self._allocated_scratch()
         first, second = buffers["first"], buffers["second"]
-        self._combine(step)
-        first.mul_(-self.beta1 / (1 - self.beta1)).add_(step, alpha=correction1 / (1 - self.beta1))  # now g
-        second.mul_(self.beta2).addcmul_(first, first, value=1 - self.beta2)
+        with self.operator.unchanged_on_error():
+            self._combine(step)
+        self.updates = updates
+        first.mul_(-beta1 / (1 - beta1)).add_(step, alpha=correction1 / (1 - beta1))  # now g
+        second.mul_(beta2).addcmul_(first, first, value=1 - beta2)
         torch.mul(step, correction1, out=first)
-        torch.sqrt(second, out=step).mul_(correction2**-0.5).add_(self.eps)
+        torch.sqrt(second, out=step).mul_(correction2**-0.5).add_(eps)
         torch.div(first, step, out=step).div_(correction1)
-        views = iter(self.flat.views(step))
-        for group in self.param_groups:
-            moved = [p for p in group["params"] if p.requires_grad]
-            parts = [next(views).to(p.dtype) for p in moved]
-            torch._foreach_add_(moved, parts, alpha=-group["lr"])
+        for options, moved, parts in self._by_group(step):
+            rate = float(options["lr"])
+            if options["weight_decay"]:
+                torch._foreach_mul_(moved, 1 - rate * options["weight_decay"])
+            torch._foreach_add_(moved, parts, alpha=-rate)
+
+    def _by_group(self, step: Tensor) -> Iterator[tuple[dict[str, Any], list[Tensor], list[Tensor]]]:
+        """Each group that has trained parameters, with them and their parts of the step, as real numbers."""
+        views = dict(zip(self.flat.parameters, self.flat.views(step)))
+        for options in self.param_groups:
+            moved = [p for p in dict.fromkeys(options["params"]) if p in views]
+            if moved:
+                yield options, [as_real(p) for p in moved], [views[p] for p in moved]
 
     def _combine(self, out: Tensor) -> None:
         """operator(mh_1, ..., mh_m) into ``out``, the bias corrections folded into the coefficients."""
-        momenta, values = self._buffers["momenta"], self._buffers["values"]
-        scales = [1 / (1 - self.beta1**count) for count in self.seen]
+        momenta, values, beta1 = self._buffers["momenta"], self._buffers["values"], self._betas[0]
+        scales = [1 / (1 - beta1**count) for count in self.seen]
         if not isinstance(self.operator, GramOperator):
             factors = torch.tensor(scales, dtype=momenta.dtype, device=momenta.device)
             out.copy_(self.operator(momenta * factors[:, None], values))
             return
         self.operator.observe(momenta, values)
         scale = torch.tensor(scales, dtype=torch.float64)
-        corrected = self._buffers["gram"] * scale * scale[:, None]
+        gram = self._buffers["gram"]
+        corrected = gram * scale * scale[:, None]
         if momenta.dtype == torch.float32 and not self.operator.well_conditioned(corrected):
-            corrected = gramian(momenta, exact=True) * scale * scale[:, None]
+            gram = gramian(momenta, exact=True)
+            corrected = gram * scale * scale[:, None]
         combination = self.operator.weigh(corrected, values) * scale
-        out.copy_(combine(combination, momenta))
+        out.copy_(combine(combination, momenta, gram))
+
+    @property
+    def _betas(self) -> tuple[float, float]:
+        """beta1 and beta2 of this step; a scheduler may have set them."""
+        betas, *others = [(*group["betas"], group["eps"]) for group in self.param_groups]
+        if any(other != betas for other in others):
+            raise ValueError("M-ConFIG's parameter groups must have the same betas and eps")
+        return betas[0], betas[1]
 
     @property
     def direction(self) -> Tensor:
         """(N,) mh, the operator's last result; zeros before the first update."""
         if self.updates == 0:
             return self._allocated()["first"].clone()
-        return self._allocated()["first"] / (1 - self.beta1**self.updates)
+        return self._allocated()["first"] / (1 - self._betas[0] ** self.updates)
 
     def _allocated(self) -> dict[str, Tensor]:
-        if not self._buffers:
-            count = self.num_losses
-            self._buffers = {
-                "momenta": self.flat.zeros(count),
-                "first": self.flat.zeros(),
-                "second": self.flat.zeros(),
-                "gram": torch.zeros(count, count, dtype=torch.float64),
-                "values": torch.zeros(count, dtype=self.flat.dtype, device=self.flat.parameters[0].device),
-            }
+        self._buffers = moments(self._buffers, self.flat, self.num_losses)
         return self._buffers
 
     def _allocated_scratch(self) -> Tensor:
-        if self._scratch is None:
-            self._scratch = self.flat.zeros()
+        """(N,) for the gradient of one loss, and for the step."""
+        first = self._allocated()["first"]
+        if self._scratch is None or (self._scratch.device, self._scratch.dtype) != (first.device, first.dtype):
+            self._scratch = torch.empty_like(first)
         return self._scratch
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a bit-equal continuation needs: groups, momenta, counters, the operator's state."""
+        """All that a bit-equal continuation needs: groups, momenta, counters, names, the operator's state."""
         state = super().state_dict()
         state["momentum"] = {
             **{name: value.clone() for name, value in self._buffers.items()},
             **{name: copy.copy(getattr(self, name)) for name in _NUMBERS},
+            "names": copy.copy(self.order.names),
         }
         state["operator"] = self.operator.state_dict()
         return state
@@ -229,18 +279,27 @@ class MConFIG(Optimizer):
         """Take over what ``state_dict`` returned.
 
         Raises:
-            ValueError: it belongs to another number of losses or of parameters.
+            ValueError: it belongs to another optimizer, or to another number of losses or of parameters. Nothing was
+                changed.
         """
-        momentum = state_dict["momentum"]
-        if len(momentum["seen"]) != self.num_losses:
-            raise ValueError(f"state of {len(momentum['seen'])} losses, but num_losses={self.num_losses}")
-        if "momenta" in momentum and momentum["momenta"].shape[1] != self.flat.size:
-            raise ValueError(f"state of {momentum['momenta'].shape[1]} parameters, here are {self.flat.size}")
+        check_state(state_dict, self.num_losses, self.flat.size)
+        copy.deepcopy(self.operator).load_state_dict(state_dict["operator"])  # raises before anything has changed
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self._buffers = {}
+        momentum, self._buffers = state_dict["momentum"], {}
         if "momenta" in momentum:
             for name, target in self._allocated().items():
                 target.copy_(momentum[name])
         for name in _NUMBERS:
             setattr(self, name, copy.copy(momentum[name]))
+        self.order.names = copy.copy(momentum.get("names"))
+        self._refreshed, self._reached = False, self.updates > 0
         self.operator.load_state_dict(state_dict["operator"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in _OWN}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in _GROUP:
+                group.setdefault(name, self.defaults[name])

@@ -12,7 +12,7 @@ from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.method_config import build_operator, is_momentum
 from decathlon.tasks.pinn.multitask.batches import Steps
 from decathlon.tasks.pinn.operators import GramOperator
-from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
+from decathlon.tasks.pinn.schedule import Schedule, make_schedule
 from decathlon.tasks.pinn.weightings import LS
 
 Array = np.ndarray
@@ -184,20 +184,28 @@ class Toy2d(LightningModule):
         dataset: ``inner_steps``, ``momentum_inner_steps`` (under M-ConFIG), ``scale`` of the first loss, ``schedule``.
         lr, lr_end, steps: of the schedule; ``steps`` is the number of blocks.
         seed: not used.
+        figures: whether to draw the trajectories.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         super().__init__()
+        self.figures = figures
         self.automatic_optimization = False
         self.descent = Descent(method, STARTS, float(dataset["scale"]))
         self.inner_steps = int(dataset["momentum_inner_steps" if self.descent.momentum else "inner_steps"])
         if self.inner_steps < 1:
-            raise ValueError(f"inner_steps={self.inner_steps} must be at least 1")
+            raise ConfigError(f"inner_steps={self.inner_steps} must be at least 1")
         total = steps * self.inner_steps
-        flat = dataset.get("schedule") == "constant"
-        self.schedule = constant(lr) if flat else cosine_with_warmup(total, lr, lr_end)
+        self.schedule = make_schedule(dataset, lr, lr_end, total)
         self.path = [self.descent.state["points"].tolist()]
         self.anchor = torch.nn.Parameter(torch.zeros(()))  # Lightning counts optimizer steps
 
@@ -218,7 +226,7 @@ class Toy2d(LightningModule):
         for k, (x, y) in enumerate(points):
             found |= {f"test/x_{k}": float(x), f"test/y_{k}": float(y)}
         self.log_dict(found, batch_size=1)
-        if self.trainer.is_global_zero:
+        if self.figures and self.trainer.is_global_zero:
             plot(np.array(self.path), Path(self.trainer.default_root_dir) / "trajectories.png", self.descent.scale)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Multi-task attribute classification: shared trunk, one linear head for each task, any method on the trunk."""
 
+import logging
+import math
 from typing import Any
 
 import torch
@@ -7,12 +9,15 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
 from decathlon.tasks.pinn.multitask.labels import celeba_attributes, digit_attributes
 from decathlon.tasks.pinn.multitask.metrics import f1_counts, f1_from_counts
 from decathlon.tasks.pinn.multitask.nets import CelebATrunk, OverlayTrunk
-from decathlon.tasks.pinn.schedule import Schedule, constant, cosine_with_warmup
+from decathlon.tasks.pinn.schedule import Schedule, make_schedule
 from decathlon.tasks.pinn.selection import Selection
+
+log = logging.getLogger(__name__)
 
 
 class MultiTask(ConflictFreeMixin, LightningModule):
@@ -20,7 +25,8 @@ class MultiTask(ConflictFreeMixin, LightningModule):
 
     Logged: ``test/f1`` (mean F1 on the test set at the evaluation with the best mean F1 on the validation set),
     ``test/worst_f1`` (smallest of the attributes' F1, there), ``test/f1_final``, ``test/f1_best`` (selected on the test
-    set), ``test/f1/<attribute>`` (there too, for mean ranks), ``test/seconds_per_step``, ``val/f1``.
+    set), ``test/f1/<attribute>`` (there too, for mean ranks), ``test/seconds_per_step``, ``val/f1``, and
+    ``test/diverged`` (1: a loss or a gradient was not finite and the run stopped; its scores are not numbers).
 
     Args:
         trunk: the shared network, with its output width in ``features``.
@@ -60,6 +66,7 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         )
         self.selection = Selection(better="higher", select="higher")
         self._counts: list[Tensor] = []
+        self.diverged = False
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Scaled mean binary cross-entropy of each attribute over the batch."""
@@ -68,8 +75,15 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         return dict(zip(self.attributes, each))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
+        if self.diverged:
+            return
         images, labels = self._train_batch(batch)
-        found = self.conflict_step(self.losses(images, labels), lambda: self.losses(images, labels))
+        try:
+            found = self.conflict_step(self.losses(images, labels), lambda: self.losses(images, labels))
+        except NotFiniteError as error:  # a result, and not a failed run
+            self.diverged = self.trainer.should_stop = True
+            log.warning("step %d: %s; this run has diverged and stops", self.conflict_steps, error)
+            return
         values = [value for name, value in found.items() if "/" not in name]
         self.log("train/loss", torch.stack(values).mean(), prog_bar=True)
         for kind in ("cos_raw", "cos_step"):
@@ -110,17 +124,18 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         if not self.selection.reading("selected"):  # never evaluated in training
             self._record(test, 0.0)
         chosen = self.selection.reading("selected")
-        self.log_dict(
-            {
-                "test/f1": chosen["value"],
-                "test/worst_f1": chosen["worst"],
-                "test/f1_final": float(test.mean()),
-                "test/worst_f1_final": float(test.min()),
-                "test/f1_best": self.selection.reading("best")["value"],
-                "test/seconds_per_step": self.seconds_per_step,
-                **{f"test/{name}": value for name, value in chosen.items() if name.startswith("f1/")},
-            }
-        )
+        found = {
+            "f1": chosen["value"],
+            "worst_f1": chosen["worst"],
+            "f1_final": float(test.mean()),
+            "worst_f1_final": float(test.min()),
+            "f1_best": self.selection.reading("best")["value"],
+            **{name: value for name, value in chosen.items() if name.startswith("f1/")},
+        }
+        if self.diverged:
+            found = {name: math.nan for name in found}  # not a result of the whole protocol
+        found |= {"seconds_per_step": self.seconds_per_step, "diverged": float(self.diverged)}
+        self.log_dict({f"test/{name}": value for name, value in found.items()})
 
     def _record(self, test: Tensor, validation: float) -> None:
         each = {f"f1/{name}": float(value) for name, value in zip(self.attributes, test)}
@@ -135,14 +150,12 @@ class MultiTask(ConflictFreeMixin, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["selection"] = self.selection.state_dict()
+        checkpoint["diverged"] = self.diverged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.selection.load_state_dict(checkpoint["selection"])
-
-
-def _schedule(dataset: dict[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:
-    return constant(lr) if dataset.get("schedule") == "constant" else cosine_with_warmup(steps, lr, lr_end)
+        self.diverged = checkpoint.get("diverged", False)
 
 
 class DigitsMultiTask(MultiTask):
@@ -154,10 +167,18 @@ class DigitsMultiTask(MultiTask):
             10^u_i with u_i uniform in [-s, s], a fixed draw.
         lr, lr_end, steps: of the schedule.
         seed: not used here; the runner has set the global one.
+        figures: not used, there are none.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         names = digit_attributes(int(dataset["tasks"]))
         generator = torch.Generator().manual_seed(int(dataset["scale_seed"]))
@@ -166,7 +187,7 @@ class DigitsMultiTask(MultiTask):
             OverlayTrunk(96, tuple(dataset["widths"])),
             names,
             method,
-            _schedule(dataset, lr, lr_end, steps),
+            make_schedule(dataset, lr, lr_end, steps),
             lr,
             10 ** (float(dataset["scale_range"]) * exponents),
             int(dataset.get("cosines_every", 0)),
@@ -181,16 +202,24 @@ class CelebAMultiTask(MultiTask):
         dataset: ``width`` of the network (64), ``tasks``: how many of the forty attributes.
         lr, lr_end, steps: of the schedule.
         seed: not used here; the runner has set the global one.
+        figures: not used, there are none.
     """
 
     def __init__(
-        self, method: dict[str, Any], dataset: dict[str, Any], lr: float, lr_end: float, steps: int, seed: int = 0
+        self,
+        method: dict[str, Any],
+        dataset: dict[str, Any],
+        lr: float,
+        lr_end: float,
+        steps: int,
+        seed: int = 0,
+        figures: bool = True,
     ) -> None:
         super().__init__(
             CelebATrunk(int(dataset["width"])),
             celeba_attributes(int(dataset["tasks"])),
             method,
-            _schedule(dataset, lr, lr_end, steps),
+            make_schedule(dataset, lr, lr_end, steps),
             lr,
             cosines_every=int(dataset.get("cosines_every", 0)),
         )

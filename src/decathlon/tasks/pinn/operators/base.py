@@ -1,16 +1,13 @@
-"""What a gradient operator is, and the exact Gram matrix that most of them need."""
+"""What a gradient operator is, and what those have in common that need the Gram matrix of the gradients only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_RANGE = (1e-24, 1e24)
-"""Squared norms within which float32 products of gradients neither overflow nor lose small entries."""
-
-_LARGEST = 1e30
-"""Coefficients above it are not applied in the gradients' own precision."""
+from decathlon.tasks.pinn.operators.gram import HALVES, combine, cosines_with, gramian, like, real_rows
 
 
 class Stateful:
@@ -33,6 +30,16 @@ class Stateful:
             raise ValueError(f"state of {type(self).__name__} has {sorted(state)}, expected {sorted(self.state_names)}")
         for name, value in state.items():
             setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
+
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """What goes wrong inside leaves the state as it was."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            raise
 
 
 class Seeded(Stateful):
@@ -63,6 +70,9 @@ class Operator(Stateful):
     few operators read.
     """
 
+    by_place = False
+    """Whether the result depends on the order of the losses, or on what was kept for each of them."""
+
     def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
@@ -78,6 +88,7 @@ class GramOperator(Operator):
     """Whether ``coefficients`` takes (..., m, m) and returns (..., m)."""
 
     _last: tuple[Tensor, Tensor] | None = None
+    _measured: Tensor | None = None
 
     def observe(self, gradients: Tensor, losses: Tensor | None) -> None:
         """Look at the gradients and loss values of this step before ``coefficients``; nothing by default."""
@@ -93,112 +104,43 @@ class GramOperator(Operator):
     def weigh(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:
         """``coefficients``, remembered for ``cosines``."""
         combination = self.coefficients(gram, losses)
-        self._last = gram, combination
+        self._last, self._measured = (gram, combination), None
         return combination
 
     def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
-        """The update.
+        """The update, in the precision of the gradients and without a graph.
+
+        Half precision is combined in float64 and rounded once. Complex gradients are pairs of real ones. Autocast
+        has no effect.
 
         Args:
             gradients: (m, N), one row for each loss.
             losses: (m,) loss values, optional.
 
         Raises:
-            ValueError: wrong shape, or a gradient is not finite.
+            ValueError: no matrix of floating-point numbers.
+            NotFiniteError: a gradient, or the update, is not finite. The operator's state is as it was.
         """
-        check_shape(gradients)
-        gram = gramian(gradients)  # raises before the weights have seen what is not finite
-        self.observe(gradients, losses)
-        if gradients.dtype == torch.float32 and not self.well_conditioned(gram):
-            gram = gramian(gradients, exact=True)
-        combination = self.weigh(gram, losses)
-        return combine(combination, gradients)
+        rows = real_rows(gradients)
+        gram = gramian(rows)
+        with self.unchanged_on_error():
+            self.observe(rows, losses)
+            if rows.dtype == torch.float32 and not self.well_conditioned(gram):
+                gram = gramian(rows, exact=True)
+            combination = self.weigh(gram, losses)
+            update = combine(combination, rows, gram)
+        if rows.dtype in HALVES:
+            self._measured = cosines_with(update, rows)  # its rounding is seen in them
+        return like(update, gradients)
 
     @property
     def cosines(self) -> Tensor:
         """(m,) cosines of the last update with each gradient; 0 for a zero gradient or a zero update."""
         if self._last is None:
             raise ValueError(f"{type(self).__name__} was not called yet")
+        if self._measured is not None:
+            return self._measured
         gram, combination = self._last
         projections = gram @ combination
         scale = gram.diagonal().sqrt() * (combination @ projections).clamp(min=0).sqrt()
         return torch.where(scale > 0, projections / scale, torch.zeros_like(scale))
-
-
-def check_shape(gradients: Tensor) -> None:
-    """Raise ValueError unless ``gradients`` is a matrix with one row for each loss."""
-    if gradients.ndim != 2 or 0 in gradients.shape:
-        raise ValueError(f"gradients must be a (losses, parameters) matrix, got shape {tuple(gradients.shape)}")
-
-
-def combine(combination: Tensor, gradients: Tensor) -> Tensor:
-    """``sum_i c_i g_i``, (N,): float64 coefficients (m,) and gradients (m, N) in their own precision.
-
-    A gradient with a norm of 1e-38 or less can have a coefficient beyond float32; then the sum is made in float64.
-    """
-    precise = float(combination.abs().max()) > _LARGEST
-    rows = gradients.double() if precise else gradients
-    return (combination.to(rows.device, rows.dtype) @ rows).to(gradients.dtype)
-
-
-def gramian(gradients: Tensor, rows: slice | None = None, exact: bool = False) -> Tensor:
-    """``G[rows] G^T`` in float64 on the CPU, without a copy of G.
-
-    Float32 on the CPU is multiplied in float32 blocks of 4096 columns whose results are added in float64
-    (error about 1e-7 of |g_i||g_j|, whatever N); float64, half precision, CUDA (where TF32 may be on),
-    numbers that would over- or underflow, and ``exact=True`` are multiplied in float64 (error about 1e-15).
-
-    Args:
-        gradients: (m, N).
-        rows: which rows; all of them by default.
-        exact: multiply in float64.
-
-    Raises:
-        ValueError: a gradient holds NaN or infinity; the message says which.
-    """
-    single = (
-        gradients.dtype == torch.float32
-        and gradients.device.type == "cpu"
-        and torch.get_float32_matmul_precision() == "highest"
-        and not exact
-    )
-    chosen = slice(None) if rows is None else rows
-    gram = _single(gradients, chosen) if single else _double(gradients, chosen)
-    if single and not _in_range(gram, rows):
-        gram = _double(gradients, chosen)
-    if not bool(gram.isfinite().all()):
-        broken = [i for i, row in enumerate(gradients) if not bool(row.isfinite().all())]
-        if broken:
-            raise ValueError(f"the gradient of loss {', '.join(map(str, broken))} (counted from 0) is not finite")
-        raise ValueError("the squared norm of a gradient overflows float64")
-    return gram
-
-
-def _double(gradients: Tensor, rows: slice) -> Tensor:
-    """Gram rows from blocks that are converted to float64; a block takes at most an eighth of G's memory."""
-    losses, size = gradients.shape
-    width = max(256, min(size // 16, 1 << 20 if gradients.is_cuda else 8192))
-    total = torch.zeros(len(gradients[rows]), losses, dtype=torch.float64, device=gradients.device)
-    for start in range(0, size, width):
-        block = gradients[:, start : start + width].double()
-        total += block[rows] @ block.T
-    return total.cpu()
-
-
-def _single(gradients: Tensor, rows: slice) -> Tensor:
-    """Gram rows from float32 products of blocks of 4096 columns, which are added in float64."""
-    width, batch = 4096, 64
-    whole = gradients.shape[1] // width * width
-    tail = gradients[:, whole:]
-    total = (tail[rows] @ tail.T).double()
-    for start in range(0, whole, width * batch):
-        stop = min(whole, start + width * batch)
-        blocks = gradients[:, start:stop].unflatten(1, (-1, width)).transpose(0, 1)
-        total += torch.bmm(blocks[:, rows], blocks.mT).sum(dim=0, dtype=torch.float64)
-    return total
-
-
-def _in_range(gram: Tensor, rows: slice | None) -> bool:
-    squares = gram.diagonal() if rows is None else gram.diagonal(offset=rows.start or 0)
-    low, high = _RANGE
-    return bool(((squares >= low) & (squares <= high)).all()) and bool(gram.isfinite().all())

@@ -1,11 +1,13 @@
 """ConFIG and its relative IMTL-G: updates that have prescribed cosines with all the gradients."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.operators.base import GramOperator, Stateful
 
 LENGTHS = ("projection", "min", "max", "mean", "geometric", "harmonic")
@@ -65,6 +67,19 @@ def _factor(cosine: Tensor) -> Tensor | None:
     return factor if good else None
 
 
+def _length(length: Any) -> str | int:
+    """A known length model, or an index of any integer type."""
+    if isinstance(length, str) and length in LENGTHS:
+        return length
+    try:
+        index = operator.index(length)
+    except TypeError:
+        index = None
+    if index is None or isinstance(length, bool):
+        raise ValueError(f"length={length!r} is no length model; choose {', '.join(LENGTHS)} or a loss's index")
+    return index
+
+
 class _CosineOperator(GramOperator):
     batched = True
 
@@ -98,9 +113,8 @@ class ConFIG(_CosineOperator):
         weights: Sequence[float] | Tensor | DirectionWeights | None = None,
         length: str | int = "projection",
     ) -> None:
-        if isinstance(length, bool) or not (isinstance(length, int) or length in LENGTHS):
-            raise ValueError(f"length={length!r} is no length model; choose {', '.join(LENGTHS)} or a loss's index")
-        self.length = length
+        self.length = _length(length)
+        self.by_place = weights is not None or isinstance(self.length, int)
         self.weighting: DirectionWeights | None = None
         self.weights: Tensor | None = None
         if weights is None:
@@ -109,7 +123,7 @@ class ConFIG(_CosineOperator):
             self.weighting = weights
         else:
             self.weights = torch.as_tensor(weights, dtype=torch.float64).cpu()
-            if self.weights.ndim != 1 or not bool((self.weights > 0).all()):
+            if self.weights.ndim != 1 or not bool(((self.weights > 0) & self.weights.isfinite()).all()):
                 raise ValueError(f"direction weights must be positive, one for each loss; got {self.weights.tolist()}")
 
     def observe(self, gradients: Tensor, losses: Tensor | None) -> None:
@@ -119,7 +133,7 @@ class ConFIG(_CosineOperator):
             raise ValueError("direction weights from a weighting need the loss values: operator(gradients, losses)")
         weights, name = self.weighting(losses, gradients).double().cpu(), type(self.weighting).__name__
         if not bool(weights.isfinite().all()):
-            raise ValueError(f"the direction weights of {name} are not finite: {weights.tolist()}")
+            raise NotFiniteError(f"the direction weights of {name} are not finite: {weights.tolist()}")
         if not bool((weights > 0).all()):
             raise ValueError(f"direction weights must be positive, but {name} gave {weights.tolist()}")
         self.weights = weights
@@ -159,8 +173,15 @@ class ConFIG(_CosineOperator):
         return {"weighting": self.weighting.state_dict()} if isinstance(self.weighting, Stateful) else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` returned."""
-        if state and isinstance(self.weighting, Stateful):
+        """Take over what ``state_dict`` returned.
+
+        Raises:
+            ValueError: it is not of the same weighting.
+        """
+        expected = {"weighting"} if isinstance(self.weighting, Stateful) else set[str]()
+        if set(state) != expected:
+            raise ValueError(f"state of ConFIG has {sorted(state)}, expected {sorted(expected)}")
+        if isinstance(self.weighting, Stateful):
             self.weighting.load_state_dict(state["weighting"])
 
 

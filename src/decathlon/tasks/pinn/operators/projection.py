@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from decathlon.tasks.pinn.operators.base import GramOperator, Operator, Seeded, check_shape, gramian
+from decathlon.tasks.pinn.errors import NotFiniteError
+from decathlon.tasks.pinn.operators.base import GramOperator, Operator, Seeded
+from decathlon.tasks.pinn.operators.gram import HALVES, check_rows, like, real_rows
 
 
 class PCGrad(Seeded, GramOperator):
@@ -52,14 +54,18 @@ class GradDrop(Seeded, Operator):
     """
 
     def __call__(self, gradients: Tensor, losses: Tensor | None = None) -> Tensor:
-        check_shape(gradients)
-        total, magnitude = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0])
-        for row in gradients:
+        rows = real_rows(gradients)
+        total = torch.zeros_like(rows[0], dtype=torch.float32 if rows.dtype in HALVES else rows.dtype)
+        magnitude = torch.zeros_like(total)
+        for row in rows:
             total += row
             magnitude += row.abs()
         if not bool(magnitude.sum().isfinite()):
-            gramian(gradients)  # names the loss at fault
+            check_rows(rows)  # names the loss at fault
+        if not bool(magnitude.amax() <= torch.finfo(rows.dtype).max):
+            raise NotFiniteError(f"the combined gradient is not finite: it overflows {str(rows.dtype)[6:]}")
         purity = (1 + total / (magnitude + 1e-8)) / 2
         uniform = torch.rand(len(total), generator=self.generator(total.device), device=total.device, dtype=total.dtype)
         positive = (total + magnitude) / 2  # the sum of the positive entries
-        return torch.where(purity > uniform, positive, total - positive)
+        update = torch.where(purity > uniform, positive, total - positive)
+        return like(update.to(rows.dtype), gradients)

@@ -22,6 +22,7 @@ class Beltrami(Problem):
 
     coordinates, fields = "xyzt", ("u", "v", "w", "p")
     derivatives = ("x", "y", "z", "t", "xx+yy+zz")
+    equations = ("momentum_x", "momentum_y", "momentum_z", "continuity")
     box = ((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0))
     together = "mean"
 

@@ -19,6 +19,7 @@ class Kovasznay(Problem):
 
     coordinates, fields = "xy", ("u", "v", "p")
     derivatives = ("x", "y", "xx+yy")
+    equations = ("momentum_x", "momentum_y", "continuity")
     box = ((-0.5, 1.0), (-0.5, 1.5))
 
     def residuals(self, d: Derivatives, x: Tensor) -> Sequence[Tensor]:

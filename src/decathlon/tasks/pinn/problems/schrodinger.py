@@ -21,6 +21,7 @@ class Schrodinger(Problem):
 
     coordinates, fields = "xt", ("u", "v")
     derivatives = ("t", "xx")
+    equations = ("imaginary", "real")
     box = ((-5.0, 5.0), (0.0, math.pi / 2))
 
     def residuals(self, d: Derivatives, x: Tensor) -> Sequence[Tensor]:
