@@ -68,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, metrics
 
 
-@pytest.mark.parametrize("every", [1, 3, 5, 8])
+@pytest.mark.parametrize("every", [1, 3])
 def test_kills_inside_an_epoch_change_nothing(tmp_path: Path, whole: tuple[Path, dict], every: int) -> None:
     option = f"checkpoint.every_n_steps={every}"
     for at in (2, 6, 9, 20, 31):  # an epoch has eight steps

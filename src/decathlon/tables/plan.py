@@ -127,6 +127,7 @@ class Results:
         tuned: the setting that a cell is shown at.
         lost: cell → metric → seed → ``diverged`` or ``undefined``: finished jobs without that number.
         measured: cell → every metric that a job of it has, also those without a number.
+        finished: the identities of the jobs that have a record.
     """
 
     values: dict[Cell, dict[Any, dict[str, float]]]
@@ -135,6 +136,7 @@ class Results:
     tuned: dict[Cell, Any]
     lost: dict[Cell, dict[str, dict[Any, str]]] = field(default_factory=dict)
     measured: dict[Cell, set[str]] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
 
 
 def gather(experiment: Experiment) -> Results:
@@ -161,6 +163,7 @@ def gather(experiment: Experiment) -> Results:
             results.expected[cell] = results.expected.get(cell, 0) + 1
         record = planned.job.record()
         if record is not None:
+            results.finished.add(planned.job.identity)
             runs.setdefault(cell, {}).setdefault(setting, {})[seed] = record["metrics"]
         elif planned.job.failure() is not None:
             results.failed[cell] = results.failed.get(cell, 0) + 1

@@ -97,10 +97,9 @@ def to_terminal(table: Table, console: Console) -> None:
         console.print(Padding(f"[dim]{escape(table.layout.note)}[/dim]", (0, 0, 1, 0)), soft_wrap=False)
     for verdict in table.verdicts:
         console.print(_claim(verdict, colours[verdict.verdict]), soft_wrap=False)
-    parts = folded(table, console.width)
-    for number, columns in enumerate(parts):
-        title = caption(table) if number == 0 else None
-        view = RichTable(title=title and escape(title), title_justify="left", header_style="bold")
+    console.print(f"[italic]{escape(caption(table))}[/italic]", soft_wrap=False)
+    for columns in folded(table, console.width):
+        view = RichTable(header_style="bold")
         for heading in [*table.layout.rows, *(heading_of(table, column) for column in columns)]:
             view.add_column(escape(heading), overflow="fold")
         for row in table.rows:

@@ -85,9 +85,8 @@ def make_table(name: str, overrides: Sequence[str] = (), metrics: Sequence[str] 
     }
     for column, metric in columns:
         _mark_best([entries[row, column, metric] for row in rows if (row, column, metric) in entries], layout)
-    unique = {planned.job.identity: planned.job for planned in experiment.jobs}
-    finished = sum(job.record_path.exists() for job in unique.values())
-    return Table(name, layout, shown, rows, columns, entries, judge(experiment, results), len(unique), finished)
+    jobs, finished = len({planned.job.identity for planned in experiment.jobs}), len(results.finished)
+    return Table(name, layout, shown, rows, columns, entries, judge(experiment, results), jobs, finished)
 
 
 def _applies(results: Results, cells: list[Cell], column: tuple[str, ...], metric: str, layout: Layout) -> bool:
