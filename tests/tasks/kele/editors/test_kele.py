@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-import yaml
 
 from decathlon.errors import ConfigError
-from decathlon.runner import catalog
 from decathlon.tasks.kele import Edit, Kele
 from decathlon.tasks.kele.editors.configured import check_method
 from decathlon.tasks.kele.editors.recall import Objective
 from decathlon.tasks.kele.evaluation.protocol import residual
-from tests.tasks.kele.common import EDITS, FAMILIES, FAST, model, tokenizer
+from tests.tasks.kele.common import EDITS, FAMILIES, FAST, method_of, model, tokenizer
 
 LAYER = 1
-CONFIGS = catalog.CONFIGS / "methods/kele"
 
 
 def best_known(net, edits):
@@ -72,7 +69,7 @@ def test_weight_one_is_the_default_to_the_last_bit():
 def test_negative_weights_are_refused_and_the_config_has_none():
     with pytest.raises(ValueError, match="gamma=-1 must not be negative"):
         Objective(gamma=-1)
-    method = yaml.safe_load((CONFIGS / "kele_erase.yaml").read_text()) | {"depth": 20}
+    method = method_of("kele_erase")
     check_method(method)
     with pytest.raises(ConfigError, match=r"method=kele_erase: gamma=-0.5 must not be negative"):
         check_method(method | {"gamma": -0.5})
