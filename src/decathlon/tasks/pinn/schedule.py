@@ -1,7 +1,10 @@
 """Learning rates as functions of the step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from decathlon.errors import ConfigError
 
 Schedule = Callable[[int], float]
 
@@ -40,3 +43,15 @@ def cosine_with_warmup(steps: int, lr: float, lr_end: float, warmup: int | None 
 def constant(lr: float) -> Schedule:
     """The same learning rate at every step."""
     return lambda step: lr
+
+
+def make_schedule(dataset: Mapping[str, Any], lr: float, lr_end: float, steps: int) -> Schedule:
+    """The learning rate by step: the paper's warm-up and cosine, or a constant (``schedule: constant``).
+
+    Raises:
+        ConfigError: the dataset config names another schedule.
+    """
+    kind = dataset.get("schedule", "cosine")
+    if kind not in ("cosine", "constant"):
+        raise ConfigError(f"schedule={kind}: choose cosine or constant")
+    return constant(float(lr)) if kind == "constant" else cosine_with_warmup(steps, float(lr), float(lr_end))

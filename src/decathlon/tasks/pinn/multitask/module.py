@@ -11,11 +11,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
-from decathlon.tasks.pinn.module import make_schedule
 from decathlon.tasks.pinn.multitask.labels import celeba_attributes, digit_attributes
 from decathlon.tasks.pinn.multitask.metrics import f1_counts, f1_from_counts
 from decathlon.tasks.pinn.multitask.nets import CelebATrunk, OverlayTrunk
-from decathlon.tasks.pinn.schedule import Schedule
+from decathlon.tasks.pinn.schedule import Schedule, make_schedule
 from decathlon.tasks.pinn.selection import Selection
 
 log = logging.getLogger(__name__)
