@@ -140,21 +140,48 @@ def test_numerical_gradients() -> None:
 
 
 @pytest.mark.parametrize("engine", ["taylor", "nested"])
-@pytest.mark.parametrize("rows", [None, 4])
-def test_jacobian_of_residuals(engine: str, rows: int | None) -> None:
+def test_jacobian_of_residuals(engine: str) -> None:
     net, x = network(), points()
     found = nonlinear(differentiate(net, x, "xt", WANTED, engine))
     parameters = list(net.parameters())
-    matrix = jacobian(found, parameters, rows)
+    matrix = jacobian(found, parameters)
     flat = found.reshape(-1)
     assert matrix.shape == (18, sum(p.numel() for p in parameters)) and not matrix.requires_grad
-    for row, residual in zip(matrix, flat):
+    again = nonlinear(differentiate(net, x, "xt", WANTED, "nested")).reshape(-1)
+    for row, residual in zip(matrix, again):
         expected = torch.autograd.grad(
             residual, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         assert torch.allclose(row, torch.cat([g.reshape(-1) for g in expected]), rtol=1e-9, atol=1e-12)
     (gradient,) = torch.autograd.grad(flat.square().sum() / 2, net.head.weight)
     assert torch.allclose((matrix.t() @ flat)[-16:-2], gradient.reshape(-1))
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+@pytest.mark.parametrize("chosen", [[0], [63], [3, 20, 40], []])
+def test_a_gradient_at_few_points_is_that_of_these_points(chosen: list[int], chunk: int | None) -> None:
+    found = []
+    for engine in ("taylor", "nested"):
+        net, x = network(), points(64).requires_grad_()
+        residual = nonlinear(differentiate(net, x, "xt", WANTED, engine, chunk))[:, chosen].sum()
+        found.append([part.detach() for part in gradients(residual, net, x)])
+    for ours, reference in zip(*found):
+        assert torch.allclose(ours, reference, rtol=1e-8, atol=1e-10)
+
+
+def test_batched_gradients() -> None:
+    net = network()
+    flat = nonlinear(differentiate(net, points(), "xt", WANTED, "taylor")).reshape(-1)
+    parameters = list(net.parameters())
+
+    def row(direction: Tensor) -> Tensor:
+        found = torch.autograd.grad(
+            flat, parameters, direction, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([gradient.reshape(-1) for gradient in found])
+
+    batched = torch.func.vmap(row)(torch.eye(len(flat), dtype=torch.float64))
+    assert torch.allclose(batched, jacobian(flat, parameters), rtol=1e-9, atol=1e-12)
 
 
 def test_jacobian_of_several_equations_and_a_coefficient() -> None:

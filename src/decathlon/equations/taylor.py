@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from decathlon.equations.jet import JetPlan, Quadratic
-from decathlon.equations.nested import exact_derivatives, in_transform
+from decathlon.equations.nested import in_transform
+from decathlon.equations.second import nested_gradients
 
 # Bytes of one layer's jet that one pass over the points handles at a time, so that it stays in a core's cache.
 CHUNK_BYTES = 1_600_000
@@ -66,7 +67,7 @@ def taylor_mlp(
 class _TaylorMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: JetPlan, chunk: int, *parameters: Tensor) -> Tensor:
-        ctx.plan, ctx.chunk = plan, chunk
+        ctx.plan = plan
         ctx.save_for_backward(x, *parameters)
         result, ctx.jets = _forward(x, plan, chunk, parameters)
         return result
@@ -77,39 +78,11 @@ class _TaylorMLP(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled() or in_transform():
                 needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
-                x_gradient, *sums = _nested_backward(ctx.plan, (x, *parameters), needed, gradient)
+                x_gradient, *sums = nested_gradients(ctx.plan, (x, *parameters), needed, gradient)
             else:
-                x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-                sums = [*_backward(x, ctx.plan, ctx.chunk, parameters, ctx.jets, gradient, x_gradient)]
+                x_gradient = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+                sums = [*_backward(x, ctx.plan, parameters, ctx.jets, gradient, x_gradient)]
         return x_gradient, None, None, *sums
-
-
-def _nested_backward(
-    plan: JetPlan, inputs: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor
-) -> list[Tensor | None]:
-    """The same gradients from a graph of torch's own operations, so that they can be differentiated or batched again.
-
-    The pass by hand knows nothing of the gradient's own derivatives: with it a second gradient would be wrong.
-    """
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # A tensor that is passed twice needs a gradient for each place.
-        x, *parameters = (part.view_as(part) if need else part.detach() for part, need in zip(inputs, needed))
-        depth = len(parameters) // 2
-        weights, biases = parameters[:depth], parameters[depth:]
-
-        def network(points: Tensor) -> Tensor:
-            for weight, bias in zip(weights[:-1], biases[:-1]):
-                points = torch.tanh(torch.addmm(bias, points, weight.t()))
-            return torch.addmm(biases[-1], points, weights[-1].t())
-
-        value, named = exact_derivatives(network, x, plan.requests())
-        jet = torch.stack([value, *named.values()], dim=1)
-        wanted = [part for part, need in zip([x, *parameters], needed) if need]
-        found = iter(
-            torch.autograd.grad(jet, wanted, gradient, create_graph=graph, allow_unused=True, materialize_grads=True)
-        )
-    return [next(found) if need else None for need in needed]
 
 
 def _forward(x: Tensor, plan: JetPlan, chunk: int, parameters: Sequence[Tensor]) -> tuple[Tensor, list[list[Tensor]]]:
@@ -137,7 +110,6 @@ def _forward(x: Tensor, plan: JetPlan, chunk: int, parameters: Sequence[Tensor])
 def _backward(
     x: Tensor,
     plan: JetPlan,
-    chunk: int,
     parameters: Sequence[Tensor],
     saved: list[list[Tensor]],
     gradient: Tensor,
@@ -148,9 +120,17 @@ def _backward(
     weights = parameters[:depth]
     sums = [torch.zeros_like(parameter) for parameter in parameters]
     weight_sums, bias_sums = sums[:depth], sums[depth:]
-    for number, jets in enumerate(saved):
-        here = slice(number * chunk, number * chunk + jets[0].shape[-1])
-        g = gradient[:, :, here]
+    used = _used(gradient)
+    end = 0
+    for jets in saved:
+        start, end = end, end + jets[0].shape[-1]
+        places: slice | Tensor = slice(start, end)
+        if used is not None:
+            inside = used[start:end].nonzero()[:, 0]
+            if len(inside) == 0:
+                continue
+            places, jets = start + inside, [jet[:, :, inside] for jet in jets]
+        g, points = gradient[:, :, places], x[places]
         for layer in range(depth - 1, 0, -1):
             flat = g.flatten(1)
             weight_sums[layer].addmm_(flat, jets[layer - 1].flatten(1).t())
@@ -158,11 +138,19 @@ def _backward(
             g = torch.mm(weights[layer].t(), flat).view_as(jets[layer - 1])
             if layer > 1:
                 _tanh_backward(jets[layer - 1], g, plan)
-        value = _first_layer_backward(x[here], jets[0], g, weights[0], plan, weight_sums[0])
+        value = _first_layer_backward(points, jets[0], g, weights[0], plan, weight_sums[0])
         bias_sums[0].add_(value.sum(1))
         if x_gradient is not None:
-            torch.mm(value.t(), weights[0], out=x_gradient[here])
+            x_gradient[places] = torch.mm(value.t(), weights[0])
     return sums
+
+
+def _used(gradient: Tensor) -> Tensor | None:
+    """The points that have a gradient, if they are few: in a Jacobian each row has one."""
+    if gradient.device.type != "cpu":
+        return None
+    used = gradient.flatten(0, 1).any(0)
+    return used if 2 * int(used.sum()) < len(used) else None
 
 
 def _squash(value: Tensor, bias: Tensor) -> Tensor:

@@ -73,3 +73,13 @@ def test_a_dataset_file_of_ones_own(tmp_path: Path, monkeypatch: Any) -> None:
     job = Job.of(compose_config(["task=pinn", "dataset=heat", "losses=3"]))
     assert job.dataset == "heat" and job.config["dataset"]["problem"]["losses"] == 3
     assert job.config["module"]["_target_"] == "decathlon.tasks.pinn.module.PINN"
+
+
+def test_the_documented_gauss_newton_step() -> None:
+    (block,) = re.findall(r"```python\n(import torch\n[^`]*vector_to_parameters[^`]*)```", PAGE.read_text())
+    torch.manual_seed(0)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    d = names["differentiate"](names["net"], names["x"], "xt", ("t", "xx"))
+    after = (d["t"] - 0.1 * d["xx"] - torch.sin(names["x"][:, 0]))[0]
+    assert after.square().mean() < 0.5 * names["residual"].square().mean()

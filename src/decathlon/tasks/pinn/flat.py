@@ -34,6 +34,8 @@ class Flat:
                 raise ValueError("a parameter is a sparse tensor; only dense ones have a flat gradient")
         self.optional = optional
         self.parameters: list[Tensor] = []
+        self._required: list[bool] = []
+        self.shapes: list[torch.Size] = []
         self.sizes: list[int] = []
         self.size = 0
         self.follow()
@@ -41,8 +43,7 @@ class Flat:
     @property
     def changed(self) -> bool:
         """Whether parameters were frozen or unfrozen since the layout was made."""
-        required = [p for p in self.given if p.requires_grad]
-        return len(required) != len(self.parameters) or any(a is not b for a, b in zip(required, self.parameters))
+        return self._required != [p.requires_grad for p in self.given]
 
     def follow(self) -> None:
         """Make the layout anew if parameters were frozen or unfrozen; a frozen one loses its ``.grad``.
@@ -61,7 +62,9 @@ class Flat:
         if len(devices) > 1:
             raise ValueError(f"the parameters are on {' and '.join(sorted(devices))}; all must be on one device")
         self.parameters = required
-        self.sizes = [as_real(p.detach()).numel() for p in required]
+        self._required = [p.requires_grad for p in self.given]
+        self.shapes = [as_real(p.detach()).shape for p in required]
+        self.sizes = [shape.numel() for shape in self.shapes]
         self.size = sum(self.sizes)
 
     def zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -88,7 +91,7 @@ class Flat:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """``flat`` (N,) as views with the shapes of the parameters; (..., 2) for complex ones."""
-        return [part.view(as_real(p.detach()).shape) for part, p in zip(flat.split(self.sizes), self.parameters)]
+        return [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes)]
 
     def write(self, gradients: Sequence[Tensor | None], row: Tensor) -> None:
         """Put the gradients, dense or sparse, into ``row`` (N,); ``None`` becomes zeros."""

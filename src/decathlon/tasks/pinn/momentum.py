@@ -151,7 +151,8 @@ class MConFIG(Optimizer):
         if self.flat.changed:
             raise ValueError("parameters were frozen or unfrozen after MConFIG was made: make a new one")
         items = self.order.arranged(losses, count=self.num_losses)
-        beta1, buffers, scratch = self._betas[0], self._allocated(), self._allocated_scratch()
+        beta1, buffers, scratch = self._betas[0], self._allocated(), self._scratch
+        assert scratch is not None
         due = self.due
         shared_graph = {i for i in due if not callable(items[i])}
         found: dict[int, Tensor] = {}
@@ -196,7 +197,8 @@ class MConFIG(Optimizer):
             raise ValueError("no loss depends on the parameters: other ones, detached, or made under no_grad")
         updates, (beta1, beta2), eps = self.updates + 1, self._betas, self.param_groups[0]["eps"]
         correction1, correction2 = 1 - beta1**updates, 1 - beta2**updates
-        buffers, step = self._allocated(), self._allocated_scratch()
+        buffers, step = self._buffers, self._scratch  # refresh has made them
+        assert step is not None
         first, second = buffers["first"], buffers["second"]
         with self.operator.unchanged_on_error():
             self._combine(step)
@@ -254,15 +256,11 @@ class MConFIG(Optimizer):
         return self._allocated()["first"] / (1 - self._betas[0] ** self.updates)
 
     def _allocated(self) -> dict[str, Tensor]:
-        self._buffers = moments(self._buffers, self.flat, self.num_losses)
-        return self._buffers
-
-    def _allocated_scratch(self) -> Tensor:
-        """(N,) for the gradient of one loss, and for the step."""
-        first = self._allocated()["first"]
-        if self._scratch is None or (self._scratch.device, self._scratch.dtype) != (first.device, first.dtype):
-            self._scratch = torch.empty_like(first)
-        return self._scratch
+        """The moments; with them there is room for one gradient or step."""
+        kept = moments(self._buffers, self.flat, self.num_losses)
+        if kept is not self._buffers or self._scratch is None:
+            self._buffers, self._scratch = kept, torch.empty_like(kept["first"])
+        return kept
 
     def state_dict(self) -> dict[str, Any]:
         """All that a bit-equal continuation needs: groups, momenta, counters, names, the operator's state."""

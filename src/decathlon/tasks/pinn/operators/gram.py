@@ -144,12 +144,12 @@ def _needs_double(combination: Tensor, dtype: torch.dtype, gram: Tensor | None) 
         return False
     if dtype in HALVES:
         return True
-    size = combination.abs()
-    if float(size.max()) > _COEFFICIENTS[1] or bool(((size > 0) & (size < _COEFFICIENTS[0])).any()):
+    smallest, largest = _COEFFICIENTS
+    if any(abs(c) > largest or 0 < abs(c) < smallest for c in combination.tolist()):
         return True
     if gram is None:
         return False
-    most = float(size @ gram.diagonal().sqrt())
+    most = float(combination.abs() @ gram.diagonal().sqrt())
     left = float(combination @ gram @ combination)
     return left < (_CANCELLATION * most) ** 2 or not most <= 1e38
 
