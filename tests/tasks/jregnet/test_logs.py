@@ -66,6 +66,13 @@ HEAD = "auction,bidder,side,value\n1,mart,store,2\n1,shop,store,2\n1,cola,brand,
         (HEAD, "store,brand\n", "edges.csv has no edges"),
         ("auction,bidder,side,value\n", EDGES, "values.csv has no rows"),
         ("auction,bidder,value\n1,mart,2\n", EDGES, "values.csv lacks the column side"),
+        ("auction,bidder,side,value,value\n1,mart,store,2,3\n", EDGES, "values.csv has the column value twice"),
+        (HEAD, "store,brand,store\nmart,tea,shop\n", "edges.csv has the column store twice"),
+        (HEAD + HEAD, EDGES, r"values.csv line 6: the header again \(5 faulty rows in all\)"),
+        (HEAD + "2,mart,store,1e39\n", EDGES, "line 6: value 1e39 is above 1e.30"),
+        (HEAD, EDGES + ",\n", "edges.csv line 5: store and brand are both empty"),
+        (HEAD, EDGES + "mart,\nmart,\n", "edges.csv line 6: edge mart is listed twice"),
+        (HEAD, EDGES + "cola,\n", "edges.csv line 5: there is no store 'cola' in the log"),
     ],
 )
 def test_every_fault_gets_one_line(tmp_path: Path, values: str, edges: str, message: str) -> None:
@@ -90,14 +97,14 @@ def test_missing_files_and_settings(tmp_path: Path) -> None:
 def test_a_market_of_a_log(tmp_path: Path) -> None:
     market = Market(write(tmp_path, generated(100)), 0, [1.0, 0.5], root=tmp_path)
     assert not market.varies and not market.prior.independent and market.auction.bidders == 4
-    assert 45 < market.unit <= 50
+    assert 45 < float(market.prior.high.max()) <= 50
     parts = [market.profiles(split, 1000, 0)[0] for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [60, 20, 20]
     assert market.log is not None
-    assert torch.allclose(torch.cat(parts).double() * market.unit, market.log.values, atol=1e-4)
+    assert torch.allclose(torch.cat(parts).double(), market.log.values, atol=1e-5)
     # Each bidder was seen 60 times: its own distribution, whose median is that of its values.
     medians = market.prior.quantile(torch.full((1, 4), 0.5, dtype=torch.float64))[0]
-    assert (medians - parts[0].double().median(0).values).abs().max() < 0.06
+    assert (medians - parts[0].double().median(0).values).abs().max() < 3
     batch = TrainingProfiles(market, [0], 16, 2, 4).batch(3)
     known = {tuple(row) for row in parts[0].tolist()}
     assert all(tuple(row) in known for row in batch.values[0].T.tolist())
@@ -109,3 +116,24 @@ def test_absent_bidders_take_their_bundles_away(tmp_path: Path) -> None:
     assert market.varies and present is not None
     auctions = torch.arange(72, 90)
     assert torch.equal(present[:, 2], auctions % 3 != 0) and present[:, :2].all()
+
+
+def test_an_empty_field_of_an_edge_is_a_bundle_of_one(tmp_path: Path) -> None:
+    """Pairs, a store alone and a brand alone: a hybrid auction; each is there when its members are."""
+    edges = "store,brand\nmart,cola\nshop,\n,tea\n"
+    market = Market(write(tmp_path, generated(90, drop=True), edges), 0, [1.0, 0.5], root=tmp_path)
+    assert market.auction.bundles == [(0, 0), (1, None), (None, 1)]
+    assert market.auction.members == [(0, 2), (1,), (3,)]
+    values, present = market.profiles("test", 1000, 0)
+    assert present is not None and torch.equal(present[:, 1], torch.arange(72, 90) % 3 != 0)
+    assert present[:, [0, 2]].all() and values.shape == (18, 4)
+
+
+def test_spellings_of_one_name_are_one_bidder(tmp_path: Path) -> None:
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"
+    write(
+        tmp_path, f"auction,bidder,side,value\n1,{composed},store,2\n2,{decomposed},store,3\n1,cola,brand,1\n",
+        f"store,brand\n{decomposed},cola\n",
+    )  # fmt: skip
+    log = read_log("values.csv", "edges.csv", tmp_path)
+    assert log.stores == (composed,) and log.values.tolist() == [[2.0, 1.0], [3.0, 0.0]]

@@ -1,7 +1,12 @@
-"""A user's own auction log: values.csv (auction, bidder, side, value) and edges.csv (store, brand)."""
+"""A user's own auction log: values.csv (auction, bidder, side, value) and edges.csv (store, brand).
+
+A row of edges.csv with one field left empty is a bundle of a single bidder: stores alone make a traditional auction,
+both kinds together a hybrid one. Names are compared in Unicode's composed form (NFC).
+"""
 
 import csv
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +16,12 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import DataError
+from decathlon.tasks.jregnet.auction import Bundle
 
 VALUE_COLUMNS = ("auction", "bidder", "side", "value")
 EDGE_COLUMNS = ("store", "brand")
 SIDES = ("store", "brand")
+LARGEST = 1e30  # sums of products still fit into float32
 
 
 @dataclass(frozen=True)
@@ -23,21 +30,24 @@ class AuctionLog:
 
     Attributes:
         stores, brands: names.
-        bundles: (store, brand) numbers of the edge list.
+        bundles: (store, brand) numbers of the edge list; None where a side is left out.
         values: (N, n) float64, 0 where a bidder is absent.
         seen: (N, n) bool, whether the bidder took part.
     """
 
     stores: tuple[str, ...]
     brands: tuple[str, ...]
-    bundles: tuple[tuple[int, int], ...]
+    bundles: tuple[Bundle, ...]
     values: Tensor
     seen: Tensor
 
     def presence(self) -> Tensor:
-        """(N, E) bool: bundles whose store and brand both took part."""
-        store, brand = torch.tensor(self.bundles).T
-        return self.seen[:, store] & self.seen[:, brand + len(self.stores)]
+        """(N, E) bool: bundles whose members all took part."""
+        everybody = torch.cat([self.seen, torch.ones(len(self.seen), 1, dtype=torch.bool)], 1)
+        nobody = self.seen.shape[1]  # the column of a side that is left out
+        stores = [nobody if store is None else store for store, _ in self.bundles]
+        brands = [nobody if brand is None else brand + len(self.stores) for _, brand in self.bundles]
+        return everybody[:, stores] & everybody[:, brands]
 
 
 def read_log(values: str | Path, edges: str | Path, root: str | Path = ".") -> AuctionLog:
@@ -47,11 +57,11 @@ def read_log(values: str | Path, edges: str | Path, root: str | Path = ".") -> A
         DataError: a file is missing, or a row is wrong: its file, line and fault, and how many rows are wrong in all.
     """
     found = [_find(path, root) for path in (values, edges)]
-    return _read(*[(path, path.stat().st_mtime_ns) for path in found])
+    return _read(*[(path, path.stat().st_mtime_ns, path.stat().st_size) for path in found])
 
 
 @lru_cache(maxsize=4)
-def _read(values: tuple[Path, int], edges: tuple[Path, int]) -> AuctionLog:
+def _read(values: tuple[Path, int, int], edges: tuple[Path, int, int]) -> AuctionLog:
     side_of: dict[str, str] = {}
     auctions: dict[str, dict[str, float]] = {}
     faults: list[str] = []
@@ -95,24 +105,28 @@ def _value_fault(row: dict[str, str], side_of: dict[str, str], auctions: dict[st
         return f"value '{row['value']}' is no number"
     if not math.isfinite(value):
         return f"value {row['value']} is not finite"
+    if value > LARGEST:
+        return f"value {row['value']} is above {LARGEST:g}: take a larger unit of money"
     return f"value {row['value']} is negative" if value < 0 else None
 
 
-def _read_edges(path: Path, side_of: dict[str, str], number: dict[str, int]) -> tuple[tuple[int, int], ...]:
-    bundles: dict[tuple[int, int], None] = {}
+def _read_edges(path: Path, side_of: dict[str, str], number: dict[str, int]) -> tuple[Bundle, ...]:
+    bundles: dict[Bundle, None] = {}
     faults = []
     for place, row in _rows(path, EDGE_COLUMNS):
         if isinstance(row, str):
             faults.append(f"{place}: {row}")
             continue
-        fault = None
-        for side in SIDES:
+        named = [side for side in SIDES if row[side]]
+        fault = None if named else "store and brand are both empty"
+        for side in named:
             if side_of.get(row[side]) != side:
                 fault = f"there is no {side} '{row[side]}' in the log"
                 break
         if fault is None:
-            edge = (number[row["store"]], number[row["brand"]])
-            fault = f"edge {row['store']} - {row['brand']} is listed twice" if edge in bundles else None
+            edge = (number.get(row["store"]), number.get(row["brand"]))
+            both = " - ".join(row[side] for side in named)
+            fault = f"edge {both} is listed twice" if edge in bundles else None
             bundles[edge] = None
         if fault:
             faults.append(f"{place}: {fault}")
@@ -127,7 +141,10 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
+            header = [_text(name) for name in next(reader, [])]
+            double = [name for name in columns if header.count(name) > 1]
+            if double:
+                raise DataError(f"{path.name} has the column {double[0]} twice")
             missing = [name for name in columns if name not in header]
             if missing:
                 raise DataError(f"{path.name} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}")
@@ -138,10 +155,14 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
                 if len(row) != len(header):
                     yield place, f"{len(row)} fields, the header has {len(header)}"
                     continue
-                fields = dict(zip(header, (field.strip() for field in row)))
-                yield place, fields
+                fields = [_text(field) for field in row]
+                yield place, "the header again" if fields == header else dict(zip(header, fields))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path.name} is no readable csv file ({error})") from error
+
+
+def _text(field: str) -> str:
+    return unicodedata.normalize("NFC", field.strip())
 
 
 def _raise(faults: list[str]) -> None:
