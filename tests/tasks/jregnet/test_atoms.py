@@ -106,7 +106,7 @@ def test_the_optimum_of_atoms_is_that_of_a_linear_program(name: str, chances: li
     assert observed == pytest.approx((reference, reference), rel=2e-3)  # its table has 4096 intervals
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("scale", [1e-3, 1e4, 1e9])
 def test_the_optimum_is_truthful_on_ironed_pieces_at_every_scale(scale: float) -> None:
     auction = JointAuction(3, 2, graphs.full(3, 2), [1.0, 0.5])
     ironed = [

@@ -121,7 +121,7 @@ def test_bad_settings_get_one_line() -> None:
     good = {"stores": 2, "brands": 2, "graph": "disjoint"}
     with pytest.raises(ConfigError, match=r"distribution=gamma is unknown; choose uniform, exponential"):
         Market(good, 0, [1.0], distribution="gamma")
-    with pytest.raises(ConfigError, match="does not take scale"):
+    with pytest.raises(ConfigError, match="distribution=uniform has no option scale; choose low, high"):
         Market(good, 0, [1.0], distribution={"kind": "uniform", "scale": 2})
     with pytest.raises(ValueError, match=r"graph.kind=ring is unknown; choose full"):
         Market({**good, "graph": "ring"}, 0, [1.0])

@@ -1,4 +1,4 @@
-"""The analytic mechanisms against exact fractions, published cells, and each other (checks 8 to 13 and 15)."""
+"""The analytic mechanisms against exact fractions, published cells, and each other."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +29,7 @@ from decathlon.tasks.jregnet.scores import best, bundle_scores, pivot_payments
 from tests.tasks.jregnet.markets import B_EDGES, D_EDGES, S1, random_auction, stream, uniform
 
 THREE = [0.5, 0.3, 0.15]
-# Setting, then OPT, RVCG, VCG, best welfare, store-only OPT of the table R3.
+# Setting, then OPT, RVCG, VCG, best welfare, store-only OPT of the table of exact and simulated references.
 EXACT = {
     "1x1": (JointAuction(1, 1, [(0, 0)], [1.0]), 1 / 3, 0, -1, 1, 1 / 4),
     "1x2": (JointAuction(1, 2, [(0, 0), (0, 1)], [1.0]), 1 / 2, 1 / 3, -1 / 3, 7 / 6, 1 / 4),

@@ -1,5 +1,6 @@
 """The Lightning pair and its configs: jobs end to end, resume to the last bit, one-line errors."""
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -7,16 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
 
-from decathlon.errors import ConfigError
+from decathlon.errors import ConfigError, DataError
+from decathlon.randomness import generator
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
+from decathlon.tasks.jregnet import audit, load
 from decathlon.tasks.jregnet.data import JointAuctionData
-from decathlon.tasks.jregnet.figures import main, read_jobs
 from decathlon.tasks.jregnet.module import JointAuctionModule, expected_leak
 from decathlon.tasks.jregnet.reports import Record
+from tests.conftest import script
 from tests.tasks.jregnet.markets import S1
 
 SMALL = [
@@ -27,7 +32,14 @@ SMALL = [
     "batch_size=8",
     "chunk=3",
     "evaluations=2",
+    "figures=false",
 ]
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    """The task's default config, not resolved."""
+    return compose_config(["task=jregnet"])
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -42,7 +54,7 @@ def job(folder: Path, *overrides: str) -> Job:
 
 
 def test_a_stacked_job_writes_means_deviations_and_rows(tmp_path: Path) -> None:
-    made = job(tmp_path, "iterations=12", "seeds_per_job=3", "seed=1")
+    made = job(tmp_path, "iterations=12", "seeds_per_job=3", "seed=1", "figures=true")
     metrics = execute(made.config, made.folder)["metrics"]
     rows = read(made.folder / "seeds.csv")
     assert [row["seed"] for row in rows] == ["3", "4", "5"]
@@ -55,6 +67,23 @@ def test_a_stacked_job_writes_means_deviations_and_rows(tmp_path: Path) -> None:
     assert (made.folder / "curves.png").stat().st_size > 1000 < (made.folder / "allocation.png").stat().st_size
     wanted = "revenue regret regret_sum regret_max welfare virtual_welfare opt rvcg store_opt gap alloc_gap ic_excess"
     assert all(f"test/{name}" in metrics for name in (*wanted.split(), "ir_violation", "revenue_over_rvcg"))
+
+
+def test_a_trained_mechanism_is_loaded_without_the_runner(tmp_path: Path) -> None:
+    """The selected state of each stacked seed, in the market's own money; what it earns is what the record says."""
+    made = job(tmp_path, "iterations=6", "seeds_per_job=2", "distribution={kind: uniform, high: 500}")
+    made.write_config()
+    metrics = execute(made.config, made.folder)["metrics"]
+    trained = load(made.folder)
+    assert trained.seeds == [0, 1] and trained.auction.bundles == S1.bundles
+    revenues = []
+    for seed, mechanism in zip(trained.seeds, trained.mechanisms):
+        values = trained.prior.sample(32, generator("test", seed), torch.float32)
+        revenues.append(audit(mechanism, trained.auction, values, trained.prior, regret_profiles=8, points=5).revenue)
+    assert sum(revenues) / 2 == pytest.approx(metrics["test/revenue"], rel=1e-6)
+    assert metrics["test/collapsed"] in (0.0, 0.5, 1.0)
+    with pytest.raises(DataError, match="no folder of a job that was trained"):
+        load(tmp_path / "nowhere")
 
 
 def test_stores_alone_are_judged_against_the_joint_optimum(tmp_path: Path) -> None:
@@ -119,7 +148,7 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
 
 
 def test_a_log_as_a_job(tmp_path: Path) -> None:
-    from test_jregnet_logs import generated, write
+    from tests.tasks.jregnet.test_logs import generated, write
 
     write(tmp_path, generated(60, drop=True))
     made = job(
@@ -136,7 +165,7 @@ def test_a_log_as_a_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["store_opt", "regretnet_store", "opt"])
 def test_an_undeclared_log_has_no_bound(method: str, tmp_path: Path) -> None:
     """The stores alone are no more independent than all bidders."""
-    from test_jregnet_logs import generated, write
+    from tests.tasks.jregnet.test_logs import generated, write
 
     write(tmp_path, generated(60))
     log = ["dataset=csv", f"dataset.values={tmp_path}/values.csv", f"dataset.edges={tmp_path}/edges.csv"]
@@ -169,36 +198,49 @@ def test_correlated_values_have_no_bound(tmp_path: Path) -> None:
         ("lr=0", "must be positive"),
         ("selection=best", "choose audited or revenue"),
         ("method.deviators=0", "at least 1, or null"),
+        ("method.search.step=3", "search.kind=local has no option step; choose offsets"),
+        ("method.lagrangian.rho=1", "lagrangian.kind=ramp has no option rho; choose start"),
+        ("method.network.widths=3", "network has no option widths; choose width"),
+        ("method.color=red", "method=jregnet has no option color"),
+        ("distribution={kind: normal, sd: 1}", "distribution=normal has no option sd; choose mean, std"),
+        ("distribution={kind: uniform, high: -1}", "distribution=uniform: a uniform distribution needs"),
     ],
 )
-def test_bad_values_end_in_one_line(override: str, message: str, tmp_path: Path) -> None:
-    config = Job.of(compose_config(["task=jregnet", f"results_dir={tmp_path}", override])).config
+def test_bad_values_end_in_one_line(override: str, message: str, composed: DictConfig, tmp_path: Path) -> None:
+    cfg = copy.deepcopy(composed)
+    key, _, value = override.partition("=")
+    OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
     with pytest.raises(ConfigError, match=message) as caught:
-        construct(config)
+        construct(Job.of(cfg).config)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_figures_keep_markets_apart(tmp_path: Path) -> None:
     """Seeds are averaged; distributions, click rates, numbers of bundles and sizes of a dataset are not."""
-    markets = [
-        ["dataset=G"], ["dataset=G", "seed=1"], ["dataset=G", "bundles=8"], ["dataset=G", "distribution=normal"],
-        ["dataset=G", "click_rates=[0.5,0.3,0.1]"], ["dataset=G", "distribution={kind: exponential, rate: 1}"],
-        ["dataset=one_slot", "dataset.size=2"], ["dataset=one_slot", "dataset.size=3"],
+    markets: list[dict[str, Any]] = [
+        {}, {"seed": 1}, {"bundles": 8}, {"distribution": "normal"}, {"click_rates": [0.5, 0.3, 0.1]},
+        {"distribution": {"kind": "exponential", "rate": 1}}, {"dataset.size": 2}, {"dataset.size": 3},
     ]  # fmt: skip
+    cfgs = {name: compose_config(["task=jregnet", "method=opt", f"dataset={name}"]) for name in ("G", "one_slot")}
     for number, market in enumerate(markets):
-        config = Job.of(compose_config(["task=jregnet", "method=opt", f"results_dir={tmp_path}", *market])).config
+        cfg = copy.deepcopy(cfgs["one_slot" if "dataset.size" in market else "G"])
+        for key, value in market.items():
+            OmegaConf.update(cfg, key, value, force_add=True)
+        config = Job.of(cfg).config
         metrics = {name: float(number) for name in ("test/revenue", "test/virtual_welfare", "test/opt", "test/regret")}
         folder = tmp_path / "jobs" / str(number)
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps({"config": config, "metrics": metrics}))
-    rows = read_jobs(tmp_path / "jobs")
+    figures = script("analysis/jregnet_figures.py")
+    rows = figures.read_jobs(tmp_path / "jobs")
     labels = [
         "G", "G, bundles 8", "G, normal", "G, [0.5, 0.3, 0.1]", 'G, {"kind": "exponential", "rate": 1}',
         "one_slot, size 2", "one_slot, size 3",
     ]  # fmt: skip
     assert [row["dataset"] for row in rows] == labels
     assert [row["test/revenue"] for row in rows] == [0.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    main([str(tmp_path / "jobs"), str(tmp_path / "out")])
+    figures.main([str(tmp_path / "jobs"), str(tmp_path / "out")])
     assert (tmp_path / "out" / "audit.png").stat().st_size > 1000 < (tmp_path / "out" / "frontier.png").stat().st_size
 
 
@@ -210,7 +252,7 @@ def test_published_layouts_select_as_published(experiment: str, ceiling: float) 
 
 
 def test_an_audited_selection_takes_off_the_expected_leak() -> None:
-    """S1 in the specification's measurements: a sum of regrets of 0.013 came with 0.12 of fake revenue."""
+    """Measured in S1: a sum of regrets of 0.013 came with 0.12 of fake revenue."""
     assert expected_leak(0.013, 0.5, S1) == pytest.approx(0.125, abs=1e-3)
     assert expected_leak(0.0, 0.5, S1) == 0
     half = S1.with_click_rates([0.5, 0.25])

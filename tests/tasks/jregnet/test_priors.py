@@ -1,4 +1,4 @@
-"""Value distributions: sampling, virtual values, ironing, inverses (check 14)."""
+"""Value distributions: sampling, virtual values, ironing, inverses."""
 
 import math
 from functools import partial

@@ -1,4 +1,4 @@
-"""The regret evaluator: definition, grids, memory (checks 3 and part of 4)."""
+"""The regret evaluator: definition, grids, memory."""
 
 from functools import partial
 
@@ -8,7 +8,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from decathlon.tasks.jregnet import JointAuction, LearntMechanism, Outcome, Uniform, audit, exact_regret, gsp
+from decathlon.tasks.jregnet import (
+    Exponential,
+    JointAuction,
+    LearntMechanism,
+    Outcome,
+    Uniform,
+    audit,
+    exact_regret,
+    gsp,
+)
 from decathlon.tasks.jregnet.regret import deviation_utilities
 from tests.tasks.jregnet.markets import S1, random_auction, stream, uniform
 from tests.tasks.jregnet.test_network import wild
@@ -125,7 +134,47 @@ def test_audit_of_an_untrained_network_is_consistent() -> None:
     assert report.gap == pytest.approx(report.revenue / report.opt - 1)
     assert report.regret_sum == pytest.approx(auction.bidders * report.regret)
     assert report.bidder_revenue.sum().item() == pytest.approx(report.revenue)
-    with pytest.raises(ValueError, match="the prior 4"):
+    with pytest.raises(ValueError, match="the prior has 4 bidders, the auction 6"):
         audit(gsp_like, auction, values, Uniform(4))
     with pytest.raises(ValueError, match="at least 2 points"):
         exact_regret(gsp_like, auction, values, uniform(auction), points=1)
+
+
+def chance_of_a_sale(auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+    """Each bidder has a slot of its own, wins it with chance 1 - exp(-b) and pays its bid."""
+    allocation = torch.diag_embed(1 - torch.exp(-bids))
+    return Outcome(allocation, bids * auction.clicks(allocation))
+
+
+@pytest.mark.parametrize("cap", [3.0, 30.0, 1e4, 1e7])
+def test_regret_on_long_supports_is_the_analytic_one(cap: float) -> None:
+    """The best lie solves b + exp(b) = v + 1; it gains (exp(b) - 1)(1 - exp(-b)), however far the support reaches."""
+    auction = JointAuction(1, 0, [(0, None)], [1.0])
+    prior = Exponential(1, rate=1.0, cap=cap)
+    values = prior.sample(300, stream(0))
+    values[:3, 0] = torch.tensor([0.9, 0.5, 0.01], dtype=torch.float64) * min(cap, 600.0)  # far out in the tail too
+    best = torch.zeros_like(values)
+    for _ in range(200):  # Newton, from above
+        best = best - (best + best.exp() - values - 1) / (1 + best.exp()) if _ else (values + 1).log()
+    analytic = (best.exp() - 1) * (1 - torch.exp(-best))
+    found = exact_regret(chance_of_a_sale, auction, values, prior)
+    assert (found.regret <= analytic + 1e-9).all()
+    assert found.regret.mean() >= 0.999 * analytic.mean()
+    missed = analytic.mean() - found.regret.mean()
+    assert missed <= found.error.mean() + 1e-9
+    assert found.error.mean() <= 0.05 * analytic.mean()
+
+
+def test_the_error_shrinks_with_the_grid_and_bounds_what_is_missed() -> None:
+    """Few points: the estimate says so."""
+    auction = JointAuction(2, 0, [(0, None), (1, None)], [1.0, 1.0])
+    prior = Uniform(2, high=3.0)
+    values = prior.sample(200, stream(3))
+    reference = exact_regret(chance_of_a_sale, auction, values, prior, points=2001).regret.mean()
+    errors = []
+    for points in (5, 17, 65):
+        found = exact_regret(chance_of_a_sale, auction, values, prior, points=points)
+        assert reference - found.regret.mean() <= found.error.mean()
+        errors.append(float(found.error.mean()))
+    assert errors[0] > errors[1] > errors[2] > 0
+    assert audit(chance_of_a_sale, auction, values, prior, points=17).regret_error == pytest.approx(errors[1])

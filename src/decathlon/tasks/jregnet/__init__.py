@@ -5,6 +5,7 @@ from decathlon.tasks.jregnet.auction import JointAuction, Mechanism, Outcome
 from decathlon.tasks.jregnet.audit import Audit, audit
 from decathlon.tasks.jregnet.integral import IntegralPayments
 from decathlon.tasks.jregnet.learner import LearntMechanism, RegretLearner
+from decathlon.tasks.jregnet.loading import Trained, load
 from decathlon.tasks.jregnet.mechanisms import best_reserve, gsp, optimal, optimal_revenue, rvcg, vcg
 from decathlon.tasks.jregnet.network import JRegNet
 from decathlon.tasks.jregnet.priors import (
@@ -43,6 +44,7 @@ __all__ = [
     "Regret",
     "RegretLearner",
     "Table",
+    "Trained",
     "TruncatedExponential",
     "TwoPeaks",
     "Uniform",
@@ -50,6 +52,7 @@ __all__ = [
     "best_reserve",
     "exact_regret",
     "gsp",
+    "load",
     "optimal",
     "optimal_revenue",
     "rvcg",

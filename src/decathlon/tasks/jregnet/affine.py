@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import numbers
 from decathlon.tasks.jregnet.methods import Batch, Method
 from decathlon.tasks.jregnet.priors import Prior
 from decathlon.tasks.jregnet.scores import best, score_auction
@@ -18,12 +19,20 @@ class AffineMaximizer:
     Args:
         weights: (n,) positive w.
         boosts: (E,) c.
+
+    Raises:
+        ValueError: a weight that is not positive, or numbers that are not finite.
     """
 
-    def __init__(self, weights: Tensor, boosts: Tensor) -> None:
-        self.weights, self.boosts = weights.double(), boosts.double()
+    def __init__(self, weights: Any, boosts: Any) -> None:
+        self.weights, self.boosts = (torch.as_tensor(given).double() for given in (weights, boosts))
+        if not bool((self.weights > 0).all() and self.weights.isfinite().all() and self.boosts.isfinite().all()):
+            raise ValueError("an affine maximiser needs positive weights and finite boosts")
 
     def __call__(self, auction: JointAuction, bids: Tensor, present: Tensor | None = None) -> Outcome:
+        bids = numbers(bids, auction.bidders, "bids")
+        if (len(self.weights), len(self.boosts)) != (auction.bidders, len(auction.bundles)):
+            raise ValueError(f"{len(self.weights)} weights and {len(self.boosts)} boosts do not fit {auction}")
         weights, boosts = self.weights.to(bids.device), self.boosts.to(bids.device)
         outcome = score_auction(auction, bids.double() * weights, lambda scores: scores / weights, 0.0, boosts, present)
         return Outcome(outcome.allocation.to(bids), outcome.payments.to(bids))
@@ -56,18 +65,19 @@ class AffineLearner(Method):
         if temperature <= 0:
             raise ValueError(f"temperature={temperature} must be positive")
         self.log_weights = nn.Parameter(torch.zeros(len(self.seeds), self.auction.bidders))
-        mean = self.auction.scores(self.prior.quantile(torch.full((1, self.auction.bidders), 0.5)))
-        self.temperature = float(temperature * mean.mean())
+        middle = self.prior.quantile(torch.full((1, self.auction.bidders), 0.5))
+        mean = self.auction.scores(middle / self.units.scale)
+        self.temperature = float(temperature * mean.mean()) or temperature  # where most values are 0
         self.boosts = nn.Parameter(-0.5 * mean.repeat(len(self.seeds), 1))
         self.register_buffer("incidence", self.auction.incidence.float(), persistent=False)
         self.register_buffer("rates", self.auction.click_rates.float(), persistent=False)
 
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.log_weights.exp()[:, None]  # (S, 1, n)
-        bids = batch.values.transpose(1, 2)  # (S, B, n)
+        bids = self.seen(batch.values).transpose(1, 2)  # (S, B, n)
         scores = (bids * weights) @ self.incidence.T + self.boosts[:, None]
         if batch.present is not None:
-            scores = scores.masked_fill(~batch.present.transpose(1, 2), -1e3)
+            scores = scores.masked_fill(~batch.present.transpose(1, 2), -torch.inf)
         slots = self.auction.slots
         welfare = best(scores, slots) @ self.rates  # (S, B)
         at_zero = scores[:, :, None] - (bids * weights)[..., None] * self.incidence.T
@@ -75,7 +85,7 @@ class AffineLearner(Method):
         clicks = self._soft_clicks(scores, self.temperature * 10 ** (1 - progress))
         payments = (without - welfare[..., None]) / weights + bids * clicks
         revenue = payments.sum(-1).mean(1)
-        return -revenue, {"revenue": revenue.detach()}
+        return -revenue, {"revenue": revenue.detach() * self.units.scale}
 
     def _soft_clicks(self, scores: Tensor, temperature: float) -> Tensor:
         """(S, B, n) clicks under a soft assignment of bundles, and empty slots of score 0, to the sorted scores."""
@@ -86,4 +96,4 @@ class AffineLearner(Method):
         return bundles @ self.incidence
 
     def mechanism(self, place: int) -> Callable[..., Any]:
-        return AffineMaximizer(self.log_weights[place].detach().exp(), self.boosts[place].detach())
+        return AffineMaximizer(self.log_weights[place].detach().exp(), self.boosts[place].detach() * self.units.scale)

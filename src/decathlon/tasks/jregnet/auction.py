@@ -1,8 +1,9 @@
 """The joint auction (Zhang et al., KDD 2024): bidders, bundles, slots, and what follows from an allocation."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,10 +56,10 @@ class JointAuction:
     def __init__(
         self, stores: int, brands: int, bundles: Sequence[Bundle], click_rates: Sequence[float] | Tensor
     ) -> None:
-        if stores < 0 or brands < 0 or stores + brands == 0:
+        self.stores, self.brands = _whole(stores, "the number of stores"), _whole(brands, "the number of brands")
+        if self.stores < 0 or self.brands < 0 or self.stores + self.brands == 0:
             raise ValueError(f"an auction needs at least one bidder, not {stores} stores and {brands} brands")
-        self.stores, self.brands = int(stores), int(brands)
-        self.bundles = [_checked(tuple(bundle), self.stores, self.brands) for bundle in bundles]
+        self.bundles = [_checked(bundle, self.stores, self.brands) for bundle in bundles]
         if not self.bundles:
             raise ValueError("bundles is empty: an auction needs at least one bundle")
         for bundle in self.bundles:
@@ -122,14 +123,22 @@ class JointAuction:
         return f"JointAuction({self.stores} stores, {self.brands} brands, {len(self.bundles)} bundles, {rates})"
 
 
-def _checked(bundle: tuple[int | None, ...], stores: int, brands: int) -> Bundle:
-    if len(bundle) != 2 or bundle == (None, None):
+def _checked(bundle: Any, stores: int, brands: int) -> Bundle:
+    members = tuple(bundle) if isinstance(bundle, Iterable) else (bundle,)
+    if len(members) != 2 or members == (None, None):
         raise ValueError(f"bundle {bundle} must be (store, brand); None leaves one side out")
-    store, brand = bundle
+    store, brand = (number if number is None else _whole(number, f"bundle {bundle}: a member") for number in members)
     for number, count, side in ((store, stores, "store"), (brand, brands, "brand")):
-        if number is not None and not (isinstance(number, int) and 0 <= number < count):
+        if number is not None and not 0 <= number < count:
             raise ValueError(f"bundle {bundle}: there is no {side} {number}; {side}s are numbered 0 to {count - 1}")
     return store, brand
+
+
+def _whole(number: Any, what: str) -> int:
+    """A whole number, NumPy's and torch's too."""
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise ValueError(f"{what} must be a whole number, not {number!r}")
+    return operator.index(number)
 
 
 def _click_rates(rates: Sequence[float] | Tensor) -> Tensor:

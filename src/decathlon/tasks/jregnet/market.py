@@ -1,6 +1,6 @@
 """Settings as data: who bids for what, how values are distributed, and the profiles of each split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +11,12 @@ from decathlon.errors import ConfigError
 from decathlon.randomness import generator
 from decathlon.tasks.jregnet import graphs
 from decathlon.tasks.jregnet.auction import JointAuction
+from decathlon.tasks.jregnet.distributions import make_prior
 from decathlon.tasks.jregnet.logs import AuctionLog, read_log
 from decathlon.tasks.jregnet.methods import Batch, Method
-from decathlon.tasks.jregnet.priors import (
-    Copula,
-    Discrete,
-    Empirical,
-    Exponential,
-    LogNormal,
-    Normal,
-    Prior,
-    Product,
-    TruncatedExponential,
-    TwoPeaks,
-    Uniform,
-)
-
+from decathlon.tasks.jregnet.priors import Empirical, Prior
 
 POOLED_BELOW = 30  # bidders seen less often share the distribution of their side
-
-DISTRIBUTIONS: dict[str, Callable[..., Prior]] = {
-    "uniform": lambda stores, brands, **o: Uniform(stores + brands, **o),
-    "exponential": lambda stores, brands, **o: Exponential(stores + brands, **o),
-    "truncated_exponential": lambda stores, brands, **o: TruncatedExponential(stores + brands, **o),
-    "normal": lambda stores, brands, **o: Normal(stores + brands, **o),
-    "lognormal": lambda stores, brands, **o: LogNormal(stores + brands, **o),
-    "two_peaks": lambda stores, brands, **o: TwoPeaks(stores + brands, **o),
-    "asymmetric": lambda stores, brands, high=2.0: Product(Uniform(stores), Uniform(brands, high=high)),
-    "mixed": lambda stores, brands, rate=2.0: Product(Uniform(stores), Exponential(brands, rate=rate)),
-    "correlated": lambda stores, brands, correlation=0.5: Copula(Uniform(stores + brands), correlation),
-}
-
-
-def make_prior(distribution: str | Mapping[str, Any], stores: int, brands: int) -> Prior:
-    """The prior that a config names: a kind, or ``{kind: exponential, rate: 1, cap: 2}``."""
-    options = dict(distribution) if isinstance(distribution, Mapping) else {"kind": distribution}
-    kind = options.pop("kind", None)
-    if kind not in DISTRIBUTIONS:
-        raise ConfigError(f"distribution={kind} is unknown; choose {', '.join(DISTRIBUTIONS)}")
-    try:
-        return DISTRIBUTIONS[kind](stores, brands, **options)
-    except TypeError as error:
-        raise ConfigError(f"distribution={kind} does not take {', '.join(options)}") from error
 
 
 class Market:
@@ -67,7 +31,7 @@ class Market:
 
     Attributes:
         per_sample: number of random bundles of each profile, or None when the graph is fixed.
-        unit: value of one unit of money of the network; a log's values are divided by it.
+        log: the user's log, or None.
     """
 
     def __init__(
@@ -81,7 +45,6 @@ class Market:
     ) -> None:
         self.log: AuctionLog | None = None
         self.per_sample: int | None = None
-        self.unit = 1.0
         if "values" in setting:
             self._from_log(setting, click_rates, root)
             return
@@ -105,10 +68,9 @@ class Market:
         ends = _ends(len(log.values), setting["split"])
         train = slice(0, ends[0])
         self._parts = {"train": train, "reserve": train, "val": slice(*ends), "test": slice(ends[1], None)}
-        self.unit = float(log.values[train].max())
-        if self.unit <= 0:
+        if float(log.values[train].max()) <= 0:
             raise ConfigError(f"all values of the first {ends[0]} auctions, the training part of the log, are 0")
-        self._values = log.values / self.unit
+        self._values = log.values
         presence = log.presence()
         self._presence = None if bool(presence.all()) else presence
         self.prior = _fitted(self._values[train], log.seen[train], len(log.stores))

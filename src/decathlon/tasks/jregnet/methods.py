@@ -12,6 +12,7 @@ from decathlon.randomness import generator
 from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.mechanisms import best_reserve, gsp, optimal, rvcg, vcg
 from decathlon.tasks.jregnet.priors import Prior
+from decathlon.tasks.jregnet.units import Units
 
 RULES: dict[str, Callable[..., Any]] = {"vcg": vcg, "rvcg": rvcg, "rvcg_reserve": rvcg, "optimal": optimal, "gsp": gsp}
 
@@ -21,7 +22,7 @@ class Batch:
     """Training profiles of S stacked runs.
 
     Attributes:
-        values: (S, n, B) true values.
+        values: (S, n, B) true values, in the market's money.
         noise: (S, n, M, D) U[0,1] draws for the misreport search of each bidder in the D profiles in which it deviates.
         present: (S, E, B) bool, or None when all bundles exist.
         index: (S, B) places of the profiles in the fixed training set, or None for fresh ones.
@@ -45,8 +46,12 @@ class Method(nn.Module):
         auction, prior: the joint market.
         seeds: one seed per stacked run.
         bidders: ``both`` or ``stores``; with stores the method plays the traditional auction.
+
+    Attributes:
+        units: what networks see of the market's money; batches, losses' logs and mechanisms are in the market's own.
     """
 
+    cap: Tensor
     trains = True
     noise = 0  # U[0,1] draws per bidder and profile that `losses` needs
 
@@ -56,10 +61,17 @@ class Method(nn.Module):
             raise ValueError(f"method.bidders={bidders} is unknown; choose both or stores")
         self.stores_only = bidders == "stores"
         self.seeds = list(seeds)
+        if not self.seeds:
+            raise ValueError("a method needs at least one seed")
+        if prior.bidders != auction.bidders:
+            raise ValueError(f"the prior has {prior.bidders} bidders, the auction {auction.bidders}")
+        if self.stores_only and not auction.stores:
+            raise ValueError("method.bidders=stores: this auction has no stores")
         if self.stores_only:
             prior = prior.select(slice(0, auction.stores))
             auction = auction.traditional()
-        self.auction, self.prior = auction, prior
+        self.auction, self.prior, self.units = auction, prior, Units.of(prior)
+        self.register_buffer("cap", float32(self.units.cap).squeeze(2), persistent=False)
 
     def own(self, values: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The values (B, n) and presence that this method sees: without brands when stores play alone."""
@@ -69,8 +81,17 @@ class Method(nn.Module):
         """D, in how many profiles of a batch each bidder deviates."""
         return batch_size
 
+    def seen(self, values: Tensor) -> Tensor:
+        """Values (S, n, B) of a batch as networks see them: capped, and in units of size one."""
+        return values.minimum(self.cap) / self.units.scale
+
+    def virtual(self, seen: Tensor) -> Tensor:
+        """Virtual values of what :meth:`seen` returned, in the same units."""
+        money = seen.transpose(1, 2) * self.units.scale
+        return self.prior.virtual(money).transpose(1, 2) / self.units.scale
+
     def losses(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """(S,) losses, to be summed, and (S,) numbers to log."""
+        """(S,) losses in units of size one, to be summed, and (S,) numbers to log."""
         raise NotImplementedError
 
     def after_step(self, batch: Batch, step: int) -> None:

@@ -24,7 +24,7 @@ class LocalSearch:
     does not try, the network learns to exploit: the offsets must reach down to small ones, and up to large ones.
 
     Args:
-        offsets: distances from the truth, in units of the support's length.
+        offsets: distances from the truth, in units of the length over which values vary.
         jitter: each offset is multiplied, per profile and bidder, by U[1 - jitter, 1 + jitter].
         uniform: how many candidates are drawn over the whole support.
         refine: distances of the second round, as parts of the distance of the best candidate from the truth.
@@ -44,22 +44,28 @@ class LocalSearch:
             raise ValueError("a local search needs at least one offset or uniform candidate")
         self.noise = len(self.offsets) + self.uniform
 
-    def candidates(self, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """(S, n, M, D) misreports for values (S, n, D) from U[0,1] noise (S, n, M, D); low, high (n, 1, 1)."""
+    def candidates(self, values: Tensor, noise: Tensor, low: Tensor, high: Tensor, spread: Tensor) -> Tensor:
+        """(S, n, M, D) misreports for values (S, n, D) from U[0,1] noise (S, n, M, D); the others are (n, 1, 1)."""
         near = len(self.offsets)
         scale = 1 + self.jitter * (2 * noise[:, :, :near] - 1)
-        offsets = self.offsets.to(values)[:, None] * (high - low)
+        offsets = self.offsets.to(values)[:, None] * spread
         around = torch.addcmul(values[:, :, None], offsets, scale)
         anywhere = low + noise[:, :, near:] * (high - low)
         return torch.cat([around, anywhere], 2).minimum(high).maximum(low)
 
-    def __call__(self, utility: Utility, values: Tensor, noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """The best candidate, (S, n, 1, D); ``utility`` maps misreports (S, n, M, D) to utilities."""
+    def __call__(
+        self, utility: Utility, values: Tensor, noise: Tensor, low: Tensor, high: Tensor, spread: Tensor | None = None
+    ) -> Tensor:
+        """The best candidate, (S, n, 1, D); ``utility`` maps misreports (S, n, M, D) to utilities.
+
+        ``spread`` is the length over which each bidder's values vary; by default that of the support.
+        """
         with torch.no_grad():
-            found, reached = _best(utility, self.candidates(values, noise, low, high))
+            spread = high - low if spread is None else spread
+            found, reached = _best(utility, self.candidates(values, noise, low, high, spread))
             if len(self.refine):
-                spread = found - values[:, :, None]
-                closer = torch.addcmul(found, self.refine.to(values)[:, None], spread).minimum(high).maximum(low)
+                distance = found - values[:, :, None]
+                closer = torch.addcmul(found, self.refine.to(values)[:, None], distance).minimum(high).maximum(low)
                 nearby, higher = _best(utility, closer)
                 found = torch.where(higher > reached, nearby, found)
             return found
@@ -69,7 +75,7 @@ class Ascent:
     """Gradient ascent on the misreports alone, as published: Adam with a fresh state, clipped to the support.
 
     Args:
-        steps, lr: R inner steps of size lr.
+        steps, lr: R inner steps of size lr, in units of size one.
         count: misreports M per profile and bidder.
     """
 

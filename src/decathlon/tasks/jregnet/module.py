@@ -1,5 +1,6 @@
 """The LightningModule: one method on one market, trained if it trains, and audited."""
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -15,10 +16,13 @@ from decathlon.tasks.jregnet.auction import JointAuction
 from decathlon.tasks.jregnet.audit import audit, clicks_and_payments
 from decathlon.tasks.jregnet.compute import small_nets
 from decathlon.tasks.jregnet.market import Market, TrainingProfiles
-from decathlon.tasks.jregnet.mechanisms import optimal_revenue, rvcg
+from decathlon.tasks.jregnet.mechanisms import best_welfare, optimal_revenue, rvcg
 from decathlon.tasks.jregnet.methods import Method
-from decathlon.tasks.jregnet.reports import MONEY, Record, per_bidder, write_rows
+from decathlon.tasks.jregnet.reports import Record, per_bidder, write_rows
 from decathlon.tasks.jregnet.training import Schedule, adam, iterate
+from decathlon.tasks.jregnet.units import Units
+
+log = logging.getLogger(__name__)
 
 RUNNER_KEYS = ("trains", "training")
 
@@ -41,7 +45,8 @@ class JointAuctionModule(LightningModule):
             checkpoint choose a reserve).
         regret_profiles: regret is measured on the first so many of them.
         grid: bids on which each bidder's misreport is searched.
-        regret_ceiling: a checkpoint is nearly truthful when its mean validation regret is at most this.
+        regret_ceiling: a checkpoint is nearly truthful when its mean validation regret is at most this, in the units of
+            size one in which networks are trained (the market's money, where values are U[0, 1]).
         selection: among nearly truthful checkpoints, ``revenue`` takes the one that earns most, as the public variants
             do; ``audited`` (ours) first takes off the leak that is usual at its regret, see :func:`expected_leak`.
         figures: whether to draw training curves and allocation maps into the job's folder.
@@ -94,8 +99,9 @@ class JointAuctionModule(LightningModule):
             if training_profiles is not None and "search" in method:
                 extra["profiles"] = training_profiles
         self.method: Method = build(
-            spec, auction=self.market.auction, prior=self.market.prior, seeds=self.seeds, **extra
+            spec, called="method", auction=self.market.auction, prior=self.market.prior, seeds=self.seeds, **extra
         )
+        self.cap = Units.of(self.market.prior).cap
         self.schedule, self.chunk = Schedule(iterations, lr, warmup, final_lr), chunk
         self.val_profiles, self.test_profiles = val_profiles, test_profiles
         self.regret_profiles, self.grid, self.regret_ceiling = regret_profiles, grid, regret_ceiling
@@ -109,6 +115,21 @@ class JointAuctionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return adam(self.method, self.schedule.lr) if self.method.trains else None
+
+    def on_fit_start(self) -> None:
+        """Say which values of a log are so far from the others that training counts them as less."""
+        if self.market.log is None or not self.trainer.is_global_zero:
+            return
+        values, _ = self.market.profiles("train", len(self.market.log.values), 0)
+        above = values / self.cap.to(values)
+        if float(above.max()) > 1 + 1e-6:
+            auction, bidder = divmod(int(above.argmax()), above.shape[1])
+            name = [*self.market.log.stores, *self.market.log.brands][bidder]
+            log.warning(
+                f"WARNING: {int((above > 1 + 1e-6).sum())} values of the log lie far above their bidder's others; in "
+                f"training {float(values[auction, bidder]):g} of {name}, the farthest, counts as "
+                f"{float(self.cap[bidder]):g}"
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Up to ``chunk`` iterations; one where several devices train, which average their gradients."""
@@ -146,20 +167,20 @@ class JointAuctionModule(LightningModule):
         market, method = self.market, self.method
         values, present = market.profiles(split, samples, self.seeds[place])
         values = values.to(self.iteration.device)
+        if split == "val":  # what training saw: one outlier must not choose the checkpoint
+            values = values.minimum(self.cap.to(values))
         present = None if present is None else present.to(values.device)
         own_values, own_present = method.own(values, present)
         with small_nets(self.threads):
             report = audit(
                 method.mechanism(place), method.auction, own_values, method.prior, own_present,
-                self.regret_profiles, self.grid,
+                self.regret_profiles, self.grid, beyond_support=market.log is not None,
             )  # fmt: skip
             metrics = report.scalars()
             rival = float(clicks_and_payments(rvcg, market.auction, values, present)[1].sum(1).mean())
-            stores = market.prior.select(slice(0, market.auction.stores))
-            shops = values[:, : market.auction.stores]
-            store_opt = float(optimal_revenue(market.auction.traditional(), shops, stores).mean())
-            store_opt = store_opt if stores.independent else float("nan")
-            metrics["expected_leak"] = expected_leak(report.regret_sum, float(own_values.mean()), market.auction)
+            store_opt = self._store_opt(values)
+            typical = float(own_values.minimum(method.units.cap.to(own_values)).mean())
+            metrics["expected_leak"] = expected_leak(report.regret_sum, typical, market.auction)
             metrics |= {"rvcg": rival, "store_opt": store_opt, "revenue_over_rvcg": _ratio(report.revenue, rival)}
             if method.stores_only and market.prior.independent:  # judged against the joint optimum
                 opt = float(optimal_revenue(market.auction, values, market.prior, present).mean())
@@ -170,20 +191,34 @@ class JointAuctionModule(LightningModule):
                     "opt_upper": upper,
                     **{name: _ratio(value, opt) - 1 for name, value in gaps.items()},
                 }
-        metrics = {name: value * (market.unit if name in MONEY else 1.0) for name, value in metrics.items()}
+            if method.trains:
+                capped = values.minimum(self.cap.to(values))
+                welfare = best_welfare(market.auction, capped, present).mean()
+                metrics["collapsed"] = float(collapsed(report.revenue, rival, float(welfare)))
         return Record(self.seeds[place], metrics, per_bidder(self.seeds[place], method, report, market))
+
+    def _store_opt(self, values: Tensor) -> float:
+        """The optimum among the stores alone; nan where it is none, or there are no stores."""
+        market, count = self.market, self.market.auction.stores
+        if not count:
+            return float("nan")
+        stores = market.prior.select(slice(0, count))
+        revenue = float(optimal_revenue(market.auction.traditional(), values[:, :count], stores).mean())
+        return revenue if stores.independent else float("nan")
 
     def on_validation_epoch_end(self) -> None:
         means = self._log_means("val")
         # Fresh validation profiles decide, never the test set: the best revenue among nearly truthful states.
         revenue = means["revenue"] - (means["expected_leak"] if self.selection == "audited" else 0.0)
-        near = means["regret"] <= self.regret_ceiling * self.market.unit
+        near = means["regret"] <= self.regret_ceiling * self.method.units.scale
         self.log("val/selection", revenue if near else -means["regret"], sync_dist=True)
         if not self.trainer.sanity_checking:
             self.curve.append({"iteration": float(self.iteration), **means})
+            if int(self.iteration) >= self.schedule.iterations:
+                self._warn("validation", means)
 
     def on_test_epoch_end(self) -> None:
-        self._log_means("test")
+        self._warn("test", self._log_means("test"))
         folder = self.trainer.default_root_dir
         if self.trainer.is_global_zero:
             write_rows(folder, self._records)
@@ -191,6 +226,16 @@ class JointAuctionModule(LightningModule):
                 from decathlon.tasks.jregnet.figures import draw_job
 
                 draw_job(folder, self.market, self.method, self.curve)
+
+    def _warn(self, what: str, means: Mapping[str, float]) -> None:
+        """Say that the training found nothing better than (almost) not to sell."""
+        runs, lost = len(self._records), round(means.get("collapsed", 0.0) * len(self._records))
+        if lost and self.trainer.is_global_zero:
+            of = f"{lost} of {runs} runs collapsed" if runs > 1 else "the training collapsed"
+            log.warning(
+                f"WARNING: {of} to a mechanism that hardly sells: {what} revenue {means['revenue']:.3g}, RVCG's is "
+                f"{means['rvcg']:.3g}; try another seed, more iterations, or a lower method.lagrangian.end"
+            )
 
     def _log_means(self, split: str) -> dict[str, float]:
         """Log means over the stacked runs, and standard deviations when there are several."""
@@ -216,6 +261,14 @@ def expected_leak(regret_sum: float, mean_value: float, auction: JointAuction) -
     Measured on learnt mechanisms with values U[0, 1], where 2 E[v] = 1; a rule of thumb elsewhere.
     """
     return 1.1 * math.sqrt(2 * mean_value * float(auction.click_rates[0]) * regret_sum)
+
+
+def collapsed(revenue: float, rvcg: float, welfare: float) -> bool:
+    """Whether a learnt mechanism hardly sells: below 5 % of RVCG's revenue, or 1 % of the best welfare.
+
+    The second bound is for markets where RVCG itself earns nothing, as with one bundle, or as many slots as bundles.
+    """
+    return revenue < max(0.05 * rvcg, 0.01 * welfare)
 
 
 def _ratio(achieved: float, reference: float) -> float:

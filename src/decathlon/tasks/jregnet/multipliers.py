@@ -5,14 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from decathlon.build import check_options
+
 
 @dataclass(frozen=True)
 class Ramp:
     """One multiplier for all bidders that grows linearly from ``start`` to ``end`` over a share of the training."""
 
-    start: float = 5.0
-    end: float = 60.0
-    share: float = 0.7
+    start: float = 2.0
+    end: float = 50.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Multipliers(nn.Module):
 
     Args:
         schedule: ``{"kind": "ramp", ...}`` (:class:`Ramp`) or ``{"kind": "augmented", ...}`` (:class:`Augmented`).
+
+    Raises:
+        ValueError, ConfigError: in one line, a kind or an option that there is not.
     """
 
     multiplier: Tensor
@@ -43,11 +48,8 @@ class Multipliers(nn.Module):
         kinds: dict[object, type[Ramp] | type[Augmented]] = {"ramp": Ramp, "augmented": Augmented}
         if kind not in kinds:
             raise ValueError(f"lagrangian.kind={kind} is unknown; choose ramp or augmented")
-        try:
-            self.schedule: Ramp | Augmented = kinds[kind](**options)  # type: ignore[arg-type]
-        except TypeError as error:
-            names = ", ".join(kinds[kind].__dataclass_fields__)
-            raise ValueError(f"lagrangian: {options} does not fit kind={kind}; its options are {names}") from error
+        check_options(kinds[kind], options, f"lagrangian.kind={kind}")
+        self.schedule: Ramp | Augmented = kinds[kind](**options)  # type: ignore[arg-type]
         rho = self.schedule.rho if isinstance(self.schedule, Augmented) else 0.0
         self.register_buffer("multiplier", torch.full((seeds, bidders), float(self.schedule.start)))
         self.register_buffer("rho", torch.tensor(float(rho)))

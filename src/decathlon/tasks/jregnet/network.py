@@ -35,11 +35,14 @@ class JRegNet(nn.Module):
         graph_input: whether the 0/1 presence of each bundle is an input too, for graphs that vary between samples.
         payments: ``fraction`` as published, or ``slots`` (our extension): a fraction for each slot, so that payments
             can follow the jumps of the allocation.
+        knee: (n,), for values with a long tail: a bid b enters the first layer as log(1 + b / knee) / 2, or as it is
+            where the knee is infinite.
         generator: source of the initial weights (Glorot uniform, biases 0).
     """
 
     rates: Tensor
     incidence: Tensor
+    knee: Tensor | None
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class JRegNet(nn.Module):
         inputs: str = "bids",
         graph_input: bool = False,
         payments: str = "fraction",
+        knee: Tensor | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -86,6 +90,7 @@ class JRegNet(nn.Module):
         self.bias_payment = nn.Parameter(torch.zeros(charges, 1))
         self.register_buffer("rates", auction.click_rates, persistent=False)
         self.register_buffer("incidence", auction.incidence, persistent=False)
+        self.register_buffer("knee", knee, persistent=False)
 
     def forward(
         self, bids: Tensor, misreports: Tensor, present: Tensor | None = None, truth: bool = True
@@ -136,6 +141,10 @@ class JRegNet(nn.Module):
 
     def _first_layer(self, bids: Tensor, misreports: Tensor, present: Tensor | None, truth: bool = True) -> Tensor:
         """Pre-activations (2 * width, B + n M D). A deviation changes one input: a rank-one update of its row."""
+        if self.knee is not None:
+            knee = self.knee.to(bids)[:, None]
+            bids = ((bids / knee).log1p() / 2).where(knee.isfinite(), bids)
+            misreports = ((misreports / knee[:, None]).log1p() / 2).where(knee[:, None].isfinite(), misreports)
         weight: Tensor = self.weight_in
         if self.inputs == "slotwise":
             weight = weight.unflatten(-1, (-1, len(self.rates))) @ self.rates.to(weight)

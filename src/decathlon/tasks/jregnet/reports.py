@@ -11,13 +11,6 @@ from decathlon.tasks.jregnet.audit import Audit
 from decathlon.tasks.jregnet.market import Market
 from decathlon.tasks.jregnet.methods import Method
 
-# Metrics in units of money, which a log's unit scales; the others are ratios.
-MONEY = {
-    "revenue", "revenue_error", "welfare", "best_welfare", "virtual_welfare", "opt", "opt_upper", "ic_excess",
-    "ic_excess_error", "regret", "regret_sum", "regret_max", "ir_violation", "rvcg", "store_opt",
-    "expected_leak",
-}  # fmt: skip
-
 
 @dataclass
 class Record:
@@ -41,9 +34,9 @@ def per_bidder(seed: int, method: Method, report: Audit, market: Market) -> list
         side = "store" if number < stores else "brand"
         name = names[number] if names else number - (0 if side == "store" else stores)
         numbers = {
-            "revenue": float(report.bidder_revenue[number]) * market.unit,
-            "regret": float(report.bidder_regret[number]) * market.unit,
-            "welfare": float(report.bidder_welfare[number]) * market.unit,
+            "revenue": float(report.bidder_revenue[number]),
+            "regret": float(report.bidder_regret[number]),
+            "welfare": float(report.bidder_welfare[number]),
             "clicks": float(report.bidder_clicks[number]),
         }
         rows.append({"seed": seed, "side": side, "bidder": name, **numbers})

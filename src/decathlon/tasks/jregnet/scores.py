@@ -3,12 +3,14 @@
 RVCG, RVCG with a reserve, the Myerson optimum and the affine maximiser differ in their scores only.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from decathlon.tasks.jregnet.auction import JointAuction, Outcome
+from decathlon.tasks.jregnet.inputs import presence
 
 TIE_BREAK = 1e-12
 
@@ -27,13 +29,13 @@ def bundle_scores(
     bids, and be as large as the scores: an offset below their rounding decides nothing.
 
     Args:
-        unit: size of the scores; by default the largest of each profile, for scores that rise strictly in the bid.
+        unit: size of the scores; by default the largest here, for scores that rise strictly in the bid.
     """
     order = torch.arange(1, len(auction.bundles) + 1, dtype=scores.dtype, device=scores.device)
-    if unit is None:
-        unit = scores.abs().amax(-1, keepdim=True)
-    total = auction.scores(scores) + boosts - TIE_BREAK * unit * order
-    return total if present is None else total.masked_fill(~present, -torch.inf)
+    total = auction.scores(scores) + boosts
+    total = total - TIE_BREAK * (_size(total) if unit is None else unit) * order
+    there = presence(auction, present, len(total))
+    return total if there is None else total.masked_fill(~there, -torch.inf)
 
 
 def best(scores: Tensor, slots: int) -> Tensor:
@@ -149,6 +151,12 @@ def pivot_payments(
     welfare_without = best(without, auction.slots) @ rates
     gain = bids * auction.clicks(allocation)
     return welfare_without - (gain.sum(1, keepdim=True) - gain)
+
+
+def _size(scores: Tensor) -> float:
+    """The power of two at or below the largest score, 1 where there is none."""
+    largest = 0.0 if scores.is_meta or not scores.numel() else float(scores.abs().max())
+    return 2.0 ** math.floor(math.log2(largest)) if 0 < largest < math.inf else 1.0
 
 
 def _own_bundles(auction: JointAuction) -> Tensor:

@@ -42,7 +42,7 @@ def iterate(
     step: int,
     backward: Callable[[Tensor], None] = torch.Tensor.backward,
 ) -> dict[str, Tensor]:
-    """One iteration of the algorithm (section 2.4): misreports, one step on the loss, multipliers.
+    """One iteration of the algorithm: misreports, one step on the loss, multipliers.
 
     Args:
         step: its number, from 0.

@@ -46,6 +46,10 @@ class Prior(ABC):
     def select(self, bidders: slice) -> "Prior":
         """The prior of some of the bidders."""
 
+    def clip(self, values: Tensor) -> Tensor:
+        """Values (..., n) outside of a bidder's support become its end."""
+        return values.minimum(self.high.to(values)).maximum(self.low.to(values))
+
     def transform(self, uniforms: Tensor) -> Tensor:
         """Turn independent U[0,1] draws (..., n) into a profile of values."""
         return self.quantile(uniforms)

@@ -31,7 +31,8 @@ class Discrete(Prior):
             raise ValueError(f"a prior needs at least one bidder, not {bidders}")
         atoms = torch.as_tensor(values, dtype=torch.float64).flatten()
         count = len(atoms)
-        shares = torch.full_like(atoms, 1 / max(count, 1)) if chances is None else torch.as_tensor(chances, dtype=torch.float64)
+        equal = [1 / max(count, 1)] * count
+        shares = torch.as_tensor(equal if chances is None else chances, dtype=torch.float64)
         if count < 2 or len(atoms.unique()) < count or not bool((atoms.isfinite() & (atoms >= 0)).all()):
             raise ValueError("a discrete distribution needs at least two different finite values, none negative")
         if shares.shape != atoms.shape or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:

@@ -33,8 +33,9 @@ class Table(Prior):
         self.quantiles = torch.as_tensor(quantiles).double().contiguous()
         if self.quantiles.dim() != 2 or min(self.quantiles.shape) < 1 or self.quantiles.shape[1] < 2:
             raise ValueError(f"quantiles must be (bidders, two or more), not {tuple(self.quantiles.shape)}")
-        if not bool(self.quantiles.isfinite().all()) or bool((self.quantiles.diff(dim=1) < 0).any()):
-            raise ValueError("quantiles must have one non-decreasing row of finite numbers per bidder")
+        good = self.quantiles.isfinite().all() & (self.quantiles >= 0).all() & (self.quantiles.diff(dim=1) >= 0).all()
+        if not bool(good):
+            raise ValueError("quantiles must have one non-decreasing row of finite numbers, none negative, per bidder")
         super().__init__(self.quantiles[:, 0], self.quantiles[:, -1])
         if bool((self.low >= self.high).any()):
             raise ValueError("a value distribution needs a support of positive length")
