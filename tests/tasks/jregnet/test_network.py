@@ -1,5 +1,7 @@
 """The network, untrained: what must hold for any weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -165,7 +167,8 @@ def test_the_search_leaves_no_gradients_and_stays_in_the_support(search: dict) -
     market = s1_market(distribution="asymmetric")
     learner = RegretLearner(market.auction, market.prior, [0, 1], search=search)
     batch = TrainingProfiles(market, [0, 1], 16, learner.noise, 4).batch(0)
-    found = learner.find_misreports(batch)
+    batch = replace(batch, values=learner.seen(batch.values))
+    found = learner.find_misreports(batch) * learner.units.scale
     assert all(parameter.grad is None for parameter in learner.parameters())
     assert (found >= 0).all() and (found <= market.prior.high[:, None, None] + 1e-6).all()
     assert found[:, 2:].max() > 1.0  # brands' support reaches to 2
@@ -185,7 +188,9 @@ def test_searches_improve_on_their_starts() -> None:
     search = LocalSearch()
     noise = torch.rand(1, 3, search.noise, 50, generator=stream(2))
     found = search(utility, values, noise, low, high)
-    assert (utility(found) >= utility(search.candidates(values, noise, low, high)).amax(2, keepdim=True)).all()
+    assert (
+        utility(found) >= utility(search.candidates(values, noise, low, high, high - low)).amax(2, keepdim=True)
+    ).all()
     closer = LocalSearch(refine=(-0.5, -0.25, 0.25, 0.5))(utility, values, noise, low, high)
     assert utility(closer).mean() > utility(found).mean()
 

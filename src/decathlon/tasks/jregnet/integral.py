@@ -73,7 +73,7 @@ class IntegralPayments:
         between = (edges[:, 1:] + edges[:, :-1]) / 2
         nodes = torch.cat([torch.stack([edges[:, :-1], between], 2).flatten(1), edges[:, -1:]], 1)
         nodes, width = nodes[..., None].expand(-1, -1, rows.shape[1]), edges.diff(dim=1)[..., None]
-        flat = tops.flatten(1)
+        flat = tops.flatten(1).contiguous()
         cell = (torch.searchsorted(edges, flat, right=True) - 1).clamp(0, self.cells - 1)
         left = edges.gather(1, cell).view(tops.shape)
         cell, count = cell.view(tops.shape), tops.shape[1]
