@@ -51,6 +51,8 @@ def cases() -> list[pytest.param]:
 def test_smoke(task: str, dataset: str, method: str, figures: bool, tmp_path: Path, embedded_data: Path) -> None:
     overrides = [f"task={task}", f"dataset={dataset}", f"method={method}", "+debug=true", "trainer=cpu"]
     places = [f"data_dir={embedded_data}", f"results_dir={tmp_path}"]
+    if "figures" in catalog.read(f"task/{task}"):
+        overrides.append(f"figures={figures}")
     job = Job.of(compose_config([*overrides, *places]))
     job.folder.mkdir(parents=True)
     outcome = execute(job.config, job.folder, construct(job.config))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops import fit_loop
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import RunningStage
 
@@ -131,6 +132,7 @@ class RandomState(Callback):
         self.state, self.order = checkpoint.get("random_state"), checkpoint.get("order")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _begin_the_next_epoch(trainer)
         fetcher = trainer.fit_loop._data_fetcher
         if self.state is not None and isinstance(fetcher, Fetcher):
             if not resumable_by_itself(trainer):
@@ -142,6 +144,18 @@ class RandomState(Callback):
         fetcher = trainer.fit_loop._data_fetcher
         if self.state is not None and isinstance(fetcher, Fetcher) and fetcher.resume is not None:
             fetcher.set_states(self.state)
+
+
+def _begin_the_next_epoch(trainer: Trainer) -> None:
+    """Let a run that resumes from the end of an epoch begin the next one, as Lightning does where epochs alone count.
+
+    With ``max_steps`` it takes that end for a place inside the epoch: it counts the epoch twice, and one that has
+    ``max_epochs`` too ends early.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the loop's own setter knows better
+        loop.reset()
 
 
 def resumable_by_itself(trainer: Trainer) -> bool:
