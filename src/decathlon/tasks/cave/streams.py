@@ -1,0 +1,88 @@
+"""Random numbers without a state: each is a hash of what it is for (a seed, a scenario, a task, a vehicle, a step).
+
+So a scenario draws the same numbers alone or in any batch, every method meets the same arrivals and failures, and
+nothing is lost when a run is killed. All scenarios of a batch are drawn at once.
+"""
+
+import torch
+from torch import Tensor
+
+from decathlon.randomness import seed_of
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+_FAST_FIRST, _FAST_SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
+
+
+def _mix(h: Tensor) -> Tensor:
+    """The finaliser of splitmix64: every bit of the result depends on every bit of the argument."""
+    h = (h ^ ((h >> 30) & 0x3FFFFFFFF)) * _FIRST
+    h = (h ^ ((h >> 27) & 0x1FFFFFFFFF)) * _SECOND
+    return h ^ ((h >> 31) & 0x1FFFFFFFF)
+
+
+def key(scenarios: Tensor, *name: object) -> Tensor:
+    """One 64-bit key per scenario (S,), for a seed and a purpose, for example ``key(ids, seed, "arrivals")``."""
+    return _mix(_mix(scenarios.long() * _GOLDEN) + seed_of("cave", *name))
+
+
+def bits(keys: Tensor, *places: Tensor | int) -> Tensor:
+    """64 random bits for each combination of ``keys`` and ``places``, which are broadcast against each other."""
+    h = keys
+    for place in places:
+        step = _signed(place * _GOLDEN) if isinstance(place, int) else place.long() * _GOLDEN
+        h = _mix(h + step + 1)
+    return h
+
+
+def _signed(number: int) -> int:
+    """A whole number modulo 2^64, as a signed one: what 64-bit arithmetic would make of it."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def uniform(keys: Tensor, *places: Tensor | int) -> Tensor:
+    """float64 numbers in (0, 1), as :func:`bits`."""
+    return (((bits(keys, *places) >> 12) & 0xFFFFFFFFFFFFF).double() + 0.5) * 2.0**-52
+
+
+class FastPairs:
+    """Two uniform numbers of 16 bits for every element of a swarm (K, N, S, P) in every step, by 32-bit arithmetic.
+
+    Args:
+        keys: (S,) as of :func:`key`.
+        steps: how many steps there will be.
+        shape: tasks K, vehicles N, particles P. An element's numbers depend on its own (k, n, p), not on the shape.
+    """
+
+    def __init__(self, keys: Tensor, steps: int, shape: tuple[int, int, int]) -> None:
+        tasks, vehicles, particles = shape
+        device = keys.device
+        k, n, p = (torch.arange(size, device=device) for size in shape)
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        self.elements = _low(bits(zero, k[:, None, None, None], n[:, None, None], p))
+        self.steps = _low(bits(keys, torch.arange(steps, device=device)[:, None]))
+        full = (tasks, vehicles, len(keys), particles)
+        self._hash = torch.empty(full, dtype=torch.int32, device=device)
+        self._high = torch.empty(full, dtype=torch.int32, device=device)
+
+    def draw(self, step: int, first: Tensor, second: Tensor | None = None, scale: float = 1.0) -> None:
+        """Fill ``first`` and ``second``, float32 (K, N, S, P), with numbers in (0, ``scale``)."""
+        h, high = self._hash, self._high
+        torch.bitwise_xor(self.elements, self.steps[step][:, None], out=h)
+        h.mul_(_FAST_FIRST)
+        torch.bitwise_right_shift(h, 15, out=high)
+        h.bitwise_xor_(high).mul_(_FAST_SECOND)
+        torch.bitwise_right_shift(h, 16, out=high)  # keeps the sign: -32768 to 32767
+        if second is not None:
+            torch.mul(high, scale * 2.0**-16, out=second)
+            second.add_(scale * (0.5 + 2.0**-17))
+        h.bitwise_xor_(high).bitwise_and_(0xFFFF)
+        torch.mul(h, scale * 2.0**-16, out=first)
+        first.add_(scale * 2.0**-17)
+
+
+def _low(h: Tensor) -> Tensor:
+    """The low 32 bits as a signed number."""
+    low = h & 0xFFFFFFFF
+    return (low - ((low >> 31) << 32)).to(torch.int32)
