@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.cave import steady
+from decathlon.tasks.cave.folds import folded_sum
 
 CEILING = 1 - 1e-6
 """Success probabilities are clipped here, so that no vehicle counts as certain."""
@@ -205,12 +206,12 @@ class Epoch:
     @cached_property
     def infeasible(self) -> Tensor:
         """(S, K) bool: all vehicles together do not reach the target; the task is planned by best effort."""
-        return self.tasks & (steady.ordered_sum(self.gain, 2) < self._wanted * (1 - _TINY))
+        return self.tasks & (folded_sum(self.gain, 2) < self._wanted * (1 - _TINY))
 
     @cached_property
     def need(self) -> Tensor:
         """(S, K) req = -ln(1 - target), lowered to what is possible; 0 for padding and hopeless tasks."""
-        return torch.minimum(self._wanted, steady.ordered_sum(self.gain, 2))
+        return torch.minimum(self._wanted, folded_sum(self.gain, 2))
 
     @cached_property
     def share(self) -> Tensor:
@@ -233,7 +234,7 @@ class Epoch:
     def cover(self, assignment: Tensor) -> Tensor:
         """(S, ..., K) sum of the shares of the replicas of ``assignment`` (S, ..., K, N); at least 1 is enough."""
         share = self.share.view(self.scenarios, *[1] * (assignment.ndim - 3), self.count, self.slots)
-        return steady.ordered_sum(assignment.to(share.dtype) * share, -1)
+        return folded_sum(assignment.to(share.dtype) * share, -1)
 
     def covered(self, assignment: Tensor) -> Tensor:
         """(S, ..., K) bool: the task has what it needs."""
@@ -242,7 +243,7 @@ class Epoch:
 
     def reliability(self, assignment: Tensor) -> Tensor:
         """(S, K) probability that at least one replica succeeds, independent replicas."""
-        failed = steady.ordered_sum(torch.where(assignment, self.gain, 0.0), 2)
+        failed = folded_sum(torch.where(assignment, self.gain, 0.0), 2)
         return 1 - steady.exp(-failed)
 
     def replaced(self, **changes: Any) -> "Epoch":
@@ -253,9 +254,14 @@ class Epoch:
 
     def part(self, start: int, end: int) -> "Epoch":
         """The scenarios from ``start`` to ``end``."""
-        cut = {name: getattr(self, name)[start:end] for name in (*_TASKS, *_VEHICLES, "tasks", "vehicles")}
+        return self.narrowed(torch.arange(start, end, device=self.device), self.count)
+
+    def narrowed(self, rows: Tensor, tasks: int) -> "Epoch":
+        """Some scenarios, by number, with their first ``tasks`` tasks."""
+        cut = {name: getattr(self, name)[rows, :tasks] for name in (*_TASKS, "tasks")}
+        cut |= {name: getattr(self, name)[rows] for name in (*_VEHICLES, "vehicles")}
         given = self._given_success
-        return self.replaced(**cut, success=None if given is None else given[start:end])
+        return self.replaced(**cut, success=None if given is None else given[rows, :tasks])
 
 
 def _tensor(name: str, value: Any, device: torch.device) -> Tensor:

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.cave.epoch import Epoch
-from decathlon.tasks.cave.steady import ordered_sum
+from decathlon.tasks.cave.folds import folded_sum
 
 
 def loads(epoch: Epoch, assignment: Tensor) -> Tensor:
     """(S, ..., N) load root that ``assignment`` (S, ..., K, N) adds to each vehicle."""
     root = epoch.root.view(epoch.scenarios, *[1] * (assignment.ndim - 3), epoch.count, 1)
-    return ordered_sum(assignment.double() * root, -2)
+    return folded_sum(assignment.double() * root, -2)
 
 
 def objective(epoch: Epoch, assignment: Tensor) -> Tensor:
@@ -30,11 +30,11 @@ def objective(epoch: Epoch, assignment: Tensor) -> Tensor:
     added = loads(epoch, assignment)
     load = epoch.load.view(epoch.scenarios, *middle, epoch.slots)
     speed = epoch.divisor.view(epoch.scenarios, *middle, epoch.slots)
-    compute = ordered_sum(added * (added + 2 * load) / speed, -1)
+    compute = folded_sum(added * (added + 2 * load) / speed, -1)
     cost = (epoch.weight[:, :, None] * epoch.communication).view(
         epoch.scenarios, *middle, epoch.count, epoch.slots
     )
-    return compute + ordered_sum(ordered_sum(assignment.double() * cost, -1), -1)
+    return compute + folded_sum(folded_sum(assignment.double() * cost, -1), -1)
 
 
 def gradient(epoch: Epoch, assignment: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 seed they name its random numbers. A planner's ``allocation`` is how its vehicles share their compute.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -90,7 +91,7 @@ class Cave:
         return Plan.of(epoch, assignment, found.history)
 
     def _problem(self, epoch: Epoch) -> Problem:
-        return LeastLatency(epoch, self.objective)
+        return LeastLatency(epoch, self.swarm.particles, self.objective)
 
 
 class FpsoMr:
@@ -128,7 +129,7 @@ class FpsoMr:
         return Plan.of(epoch, assignment, found.history)
 
     def _problem(self, epoch: Epoch) -> Problem:
-        return MostReliable(epoch, self.limit)
+        return MostReliable(epoch, self.swarm.particles, self.limit)
 
 
 class Greedy:
@@ -214,22 +215,24 @@ class Exact:
         return optimum(epoch, self.seconds)
 
 
-def swarmed(epoch: Epoch, swarm: Swarm, problem: "type[Problem] | object", keys: Tensor) -> Found:
-    """Search all scenarios, in parts that fit in the cache."""
-    size = max(1, epoch.count * epoch.slots * swarm.particles)
-    step = max(1, CHUNK // size)
-    parts = []
-    for start in range(0, epoch.scenarios, step):
-        end = min(start + step, epoch.scenarios)
-        parts.append(swarm.search(problem(epoch.part(start, end)), keys[start:end]))  # type: ignore[operator]
-    if not parts:
-        empty = torch.zeros(0, epoch.count, epoch.slots, dtype=torch.bool, device=epoch.device)
-        return Found(empty, empty.new_zeros(0), torch.zeros(swarm.iterations, 0, dtype=torch.float64))
-    return Found(
-        torch.cat([part.assignment for part in parts]),
-        torch.cat([part.feasible for part in parts]),
-        torch.cat([part.history for part in parts], dim=1),
-    )
+def swarmed(epoch: Epoch, swarm: Swarm, problem: Callable[[Epoch], Problem], keys: Tensor) -> Found:
+    """Search all scenarios: those with many tasks first, in parts that fit in the cache, each as small as its tasks."""
+    counts = (epoch.tasks * torch.arange(1, epoch.count + 1, device=epoch.device)).amax(1).tolist() if epoch.count else []
+    order = sorted(range(len(counts)), key=lambda place: -counts[place])
+    assignment = torch.zeros_like(epoch.usable)
+    feasible = torch.ones(epoch.scenarios, dtype=torch.bool, device=epoch.device)
+    history = torch.zeros(swarm.iterations, epoch.scenarios, dtype=torch.float64, device=epoch.device)
+    start = 0
+    while start < len(order):
+        tasks = counts[order[start]]
+        end = start + max(1, CHUNK // max(1, tasks * epoch.slots * swarm.particles))
+        rows = torch.tensor(order[start:end], device=epoch.device)
+        if tasks:
+            found = swarm.search(problem(epoch.narrowed(rows, tasks)), keys[rows])
+            assignment[rows, :tasks] = found.assignment
+            feasible[rows], history[:, rows] = found.feasible, found.history
+        start = end
+    return Found(assignment, feasible, history)
 
 
 def _keys(epoch: Epoch, scenarios: Tensor | None, seed: int, step: int) -> Tensor:

@@ -1,7 +1,6 @@
-"""What a swarm minimises: a cost and how far every constraint is met, for all particles at once.
+"""What a swarm minimises: a cost, and how far every constraint is met, for all particles at once.
 
-Tensors are (K, N, S, P) as in ``encodings``; the sums run over slices in a fixed order, so that a particle's value
-does not depend on the batch.
+Tensors are (K, N, S, P) as in ``encodings``. Sums are folds, so that a particle's value does not depend on the batch.
 """
 
 from typing import Protocol
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.cave.epoch import Epoch
+from decathlon.tasks.cave.folds import folded_product, folded_sum, halves
 
 
 class Problem(Protocol):
@@ -18,7 +18,10 @@ class Problem(Protocol):
     epoch: Epoch
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cost (S, P), and slack (K, S, P): at least 0 where the constraint is met, and 1 for padding."""
+        """Cost (S, P), and slack (K, S, P): at least 0 where the constraint is met, and 1 for padding.
+
+        Both are overwritten by the next call. ``x`` is float64, 0 or 1.
+        """
         ...
 
 
@@ -31,92 +34,86 @@ class LeastLatency:
     """CAVE's problem: least latency, with every task's reliability target as a constraint.
 
     Args:
+        particles: P.
         objective: ``sum`` of the latencies of all replicas, which is quadratic; or per task its ``first`` replica's or
             the ``mean`` over its replicas, beside the harm to the replicas in progress.
     """
 
-    def __init__(self, epoch: Epoch, objective: str = "sum") -> None:
+    def __init__(self, epoch: Epoch, particles: int, objective: str = "sum") -> None:
         self.epoch, self.objective = epoch, objective
+        tasks, vehicles = epoch.count, epoch.slots
         self.root = _last(epoch.root)
         self.load = _last(epoch.load)
+        self.twice = 2 * self.load
         self.inverse = 1 / _last(epoch.divisor)
         self.cost = _last(epoch.weight[:, :, None] * epoch.communication)
         self.share = _last(epoch.share)
-        self.padding = 2.0 * ~_last(epoch.open)
+        self.padding = 2.0 * ~_last(epoch.open) - 1
+        # Load and communication that each replica adds, side by side: one fold over tasks sums both.
+        self.adds = torch.stack([self.root[:, None].expand(self.cost.shape), self.cost])
+        batch = (epoch.scenarios, particles)
+        self.parts = torch.zeros((2, max(tasks, 1), vehicles, *batch), dtype=torch.float64, device=epoch.device)
+        # Shares of every task, and below them what each vehicle costs: one fold over vehicles sums both.
+        self.rows = torch.zeros((tasks + 1, max(vehicles, 1), *batch), dtype=torch.float64, device=epoch.device)
+        self.over_tasks, self.over_vehicles = halves(self.parts, 1), halves(self.rows, 1)
+        self.load_added, self.cost_added = self.parts[0, 0], self.parts[1, 0]
+        self.filled, self.each = (self.rows[:-1], self.rows[-1]) if vehicles else (None, None)
+        self.slack, self.total = self.rows[:-1, 0], self.rows[-1, 0]
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Problem`."""
-        tasks, vehicles = x.shape[:2]
-        added = torch.zeros_like(x[0]) if tasks else x.new_zeros(x.shape[1:])
-        part = torch.empty_like(added)
-        for k in range(tasks):
-            torch.mul(x[k], self.root[k], out=part)
-            added.add_(part)
+        if self.each is None:
+            return self.total, self.slack.copy_(self.padding.expand_as(self.slack))
+        if len(x):
+            torch.mul(x, self.adds, out=self.parts)
+            for into, other in self.over_tasks:
+                into.add_(other)
+        added = self.load_added
         if self.objective == "sum":
-            each = added * (added + 2 * self.load) * self.inverse
-            for k in range(tasks):
-                torch.mul(x[k], self.cost[k], out=part)
-                each.add_(part)
-            cost = _sum_first(each)
-        else:
-            cost = self._per_task(x, added)
-        slack = self.padding.repeat(1, 1, x.shape[3]) - 1
-        part = torch.empty_like(slack)
-        for n in range(vehicles):
-            torch.mul(x[:, n], self.share[:, n], out=part)
-            slack.add_(part)
-        return cost, slack
+            torch.add(added, self.twice, out=self.each)
+            self.each.mul_(added).mul_(self.inverse).add_(self.cost_added)
+        torch.mul(x, self.share, out=self.filled)
+        for into, other in self.over_vehicles:
+            into.add_(other)
+        self.slack.add_(self.padding)
+        return (self.total if self.objective == "sum" else self._per_task(x, added)), self.slack
 
     def _per_task(self, x: Tensor, added: Tensor) -> Tensor:
         """The variants whose cost is a first or a mean latency per task."""
-        harm = _sum_first(self.load * added * self.inverse)
-        level = (self.load + added) * self.inverse
-        total = torch.zeros_like(harm)
-        for k in range(len(x)):
-            latency = level * self.root[k] + self.cost[k]
-            replicas = _sum_first(x[k])
-            if self.objective == "first":
-                shortest = torch.where(x[k] > 0, latency, torch.inf).amin(0)
-                total += torch.where(replicas > 0, shortest, 0.0)
-            else:
-                total += _sum_first(latency * x[k]) / replicas.clamp(min=1)
-        return total + harm
+        latency = ((self.load + added) * self.inverse) * self.root[:, None] + self.cost
+        replicas = folded_sum(x, 1)
+        if self.objective == "first":
+            shortest = torch.where(x > 0, latency, torch.inf).amin(1)
+            each = torch.where(replicas > 0, shortest, 0.0)
+        else:
+            each = folded_sum(latency * x, 1) / replicas.clamp(min=1)
+        return folded_sum(each, 0) + folded_sum(self.load * added * self.inverse, 0)
 
 
 class MostReliable:
     """FPSO-MR's problem, adapted: least probability of failure, with a latency limit as the constraint.
 
     Args:
+        particles: P.
         limit: seconds; a task's latency is the mean over its replicas with equal shares among the incoming ones.
     """
 
-    def __init__(self, epoch: Epoch, limit: float = 1.0) -> None:
+    def __init__(self, epoch: Epoch, particles: int, limit: float = 1.0) -> None:
         self.epoch, self.limit = epoch, limit
         self.success = _last(epoch.success)
         self.link = _last(epoch.communication)
-        self.work = _last(epoch.work)
-        self.inverse = 1 / _last(epoch.divisor)
+        self.pace = _last(epoch.work)[:, None] / _last(epoch.divisor)
         self.here = _last(epoch.open).double()
+        self.empty = torch.zeros(epoch.scenarios, particles, dtype=torch.float64, device=epoch.device)
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Problem`."""
-        tasks, vehicles = x.shape[:2]
-        failure = self.here.repeat(1, 1, x.shape[3])
-        replicas, latency = torch.zeros_like(failure), torch.zeros_like(failure)
-        for n in range(vehicles):
-            sharing = _sum_first(x[:, n]) * self.inverse[n]
-            failure.mul_(1 - x[:, n] * self.success[:, n])
-            replicas.add_(x[:, n])
-            latency.add_((self.link[:, n] + self.work * sharing) * x[:, n])
-        latency.div_(replicas.clamp(min=1))
-        slack = 1 - latency / self.limit
+        if not len(x):
+            return self.empty, self.empty.expand(0, -1, -1)
+        failure = folded_product(1 - x * self.success, 1) * self.here
+        latency = folded_sum((self.link + self.pace * folded_sum(x, 0)) * x, 1)
+        replicas = folded_sum(x, 1)
+        slack = 1 - latency / (replicas.clamp(min=1) * self.limit)
         # A task without replicas meets no limit.
-        return _sum_first(failure), torch.where((replicas == 0) & (self.here > 0), -1.0, slack)
-
-
-def _sum_first(x: Tensor) -> Tensor:
-    """Sum over the first axis, slice after slice."""
-    total = torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device)
-    for part in x:
-        total += part
-    return total
+        slack = slack - 2 * self.here * (replicas == 0)
+        return folded_sum(failure, 0), slack

@@ -1,7 +1,7 @@
-"""Functions and sums whose bits depend on the operands alone, not on where in a tensor they lie.
+"""Functions whose bits depend on their argument alone, not on where in a tensor it lies.
 
-Vectorised libraries compute the last elements of a tensor by other instructions than the first ones, and sums in an
-order that depends on the shape. A scenario would then differ in its last bits between a batch of one and of a hundred.
+Vectorised libraries compute the last elements of a tensor by other instructions than the first ones. A scenario would
+then differ in its last bits between a batch of one and of a hundred.
 Everything here is additions, multiplications, divisions and square roots, which IEEE 754 rounds in one way only, one
 operation at a time.
 """
@@ -61,17 +61,21 @@ def exp(x: Tensor) -> Tensor:
     return torch.where(x > _LARGEST, math.inf, value)
 
 
-def log(x: Tensor) -> Tensor:
-    """Natural logarithm in float64 to 1e-15 of positive normal numbers; -inf at 0, NaN below, inf at inf."""
-    x = x.double()
+def log_of_normal(x: Tensor, terms: int = 12) -> Tensor:
+    """Natural logarithm of positive normal float64 numbers, nothing else; error 1e-15, or 5e-11 with 6 ``terms``."""
     bits = x.contiguous().view(torch.int64)
     exponent = (bits - _SQRT_HALF_BITS) >> 52
     mantissa = (bits - (exponent << 52)).view(torch.float64)  # in [sqrt(1/2), sqrt(2))
     slope = (mantissa - 1) / (mantissa + 1)
-    series = _polynomial(slope * slope, tuple(2 / n for n in range(23, 0, -2)))
+    series = _polynomial(slope * slope, tuple(2 / n for n in range(2 * terms - 1, 0, -2)))
     power = exponent.double()
-    value = power * _LN2_LOW + slope * series + power * _LN2_HIGH
-    value = torch.where(x == 0, -math.inf, value)
+    return power * _LN2_LOW + slope * series + power * _LN2_HIGH
+
+
+def log(x: Tensor) -> Tensor:
+    """Natural logarithm in float64 to 1e-15 of positive normal numbers; -inf at 0, NaN below, inf at inf."""
+    x = x.double()
+    value = torch.where(x == 0, -math.inf, log_of_normal(x))
     value = torch.where(x == math.inf, math.inf, value)
     return torch.where((x < 0) | x.isnan(), math.nan, value)
 
@@ -97,14 +101,3 @@ def normal_quantile(u: Tensor) -> Tensor:
     outer = _polynomial(spread, _OUTER_TOP) / _polynomial(spread, _OUTER_BOTTOM)
     outer = torch.where(centre > 0, -outer, outer)
     return torch.where(near < _OUTER, outer, middle)
-
-
-def ordered_sum(x: Tensor, dim: int) -> Tensor:
-    """Sum over ``dim``, one slice after the other; trailing zeros (padding) change nothing."""
-    if x.shape[dim] == 0:
-        return x.sum(dim)
-    slices = x.unbind(dim)
-    total = slices[0].clone()
-    for part in slices[1:]:
-        total += part
-    return total

@@ -46,7 +46,7 @@ def uniform(keys: Tensor, *places: Tensor | int) -> Tensor:
     return (((bits(keys, *places) >> 12) & 0xFFFFFFFFFFFFF).double() + 0.5) * 2.0**-52
 
 
-class FastPairs:
+class FastUniform:
     """Two uniform numbers of 16 bits for every element of a swarm (K, N, S, P) in every step, by 32-bit arithmetic.
 
     Args:
@@ -60,26 +60,25 @@ class FastPairs:
         device = keys.device
         k, n, p = (torch.arange(size, device=device) for size in shape)
         zero = torch.zeros((), dtype=torch.int64, device=device)
-        self.elements = _low(bits(zero, k[:, None, None, None], n[:, None, None], p))
-        self.steps = _low(bits(keys, torch.arange(steps, device=device)[:, None]))
+        self._elements = _low(bits(zero, k[:, None, None, None], n[:, None, None], p))
+        self._steps = _low(bits(keys, torch.arange(steps, device=device)[:, None]))[..., None]
         full = (tasks, vehicles, len(keys), particles)
         self._hash = torch.empty(full, dtype=torch.int32, device=device)
-        self._high = torch.empty(full, dtype=torch.int32, device=device)
+        self._other = torch.empty(full, dtype=torch.int32, device=device)
+        self._halves = self._hash.view(torch.int16)
+        self._numbers = torch.empty(self._halves.shape, dtype=torch.float32, device=device)
+        self.first, self.second = self._numbers[..., :particles], self._numbers[..., particles:]
 
-    def draw(self, step: int, first: Tensor, second: Tensor | None = None, scale: float = 1.0) -> None:
-        """Fill ``first`` and ``second``, float32 (K, N, S, P), with numbers in (0, ``scale``)."""
-        h, high = self._hash, self._high
-        torch.bitwise_xor(self.elements, self.steps[step][:, None], out=h)
+    def draw(self, step: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Two tensors (K, N, S, P) of numbers in (0, ``scale``), overwritten by the next call."""
+        h, other = self._hash, self._other
+        torch.bitwise_xor(self._elements, self._steps[step], out=h)
         h.mul_(_FAST_FIRST)
-        torch.bitwise_right_shift(h, 15, out=high)
-        h.bitwise_xor_(high).mul_(_FAST_SECOND)
-        torch.bitwise_right_shift(h, 16, out=high)  # keeps the sign: -32768 to 32767
-        if second is not None:
-            torch.mul(high, scale * 2.0**-16, out=second)
-            second.add_(scale * (0.5 + 2.0**-17))
-        h.bitwise_xor_(high).bitwise_and_(0xFFFF)
-        torch.mul(h, scale * 2.0**-16, out=first)
-        first.add_(scale * 2.0**-17)
+        torch.bitwise_right_shift(h, 15, out=other)
+        h.bitwise_xor_(other).mul_(_FAST_SECOND)
+        torch.mul(self._halves, scale * 2.0**-16, out=self._numbers)  # both halves are signed: from -1/2 to 1/2
+        self._numbers.add_(scale * (0.5 + 2.0**-17))
+        return self.first, self.second
 
 
 def _low(h: Tensor) -> Tensor:

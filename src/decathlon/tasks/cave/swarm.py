@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.cave import encodings, steady
+from decathlon.tasks.cave.folds import folded_product, folded_sum
 from decathlon.tasks.cave.problems import Problem
-from decathlon.tasks.cave.streams import FastPairs
+from decathlon.tasks.cave.streams import FastUniform
 
 BARRIERS = ("log", "hinge")
 ADAPTATIONS = ("adaptive", "static", "death")
 EDGE = 0.05
-_GROUP = 100  # factors of the log barrier that are multiplied before one logarithm is taken
-_FEASIBLE = -1e-9
+_GROUP = 128  # factors of the log barrier that are multiplied before a logarithm is taken
+_MET = 1e-9
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class Swarm:
         """Minimise ``problem``; ``keys`` (S,) name the random streams of its scenarios."""
         return _Search(self, problem, keys).run()
 
+    def factors(self) -> list[float]:
+        """By what beta is multiplied when 0, 1, … of the particles are feasible."""
+        if self.adaptation != "adaptive":
+            return [1.0] * (self.particles + 1)
+        shares = [count / self.particles for count in range(self.particles + 1)]
+        return [self.growth if share < 0.3 else 1 / self.growth if share > 0.6 else 1.0 for share in shares]
+
 
 @dataclass
 class Found:
@@ -74,41 +82,47 @@ class Found:
 
 
 class _Search:
-    """The state of one search. Positions are (K, N, S, P) in float32, costs in float64."""
+    """The state of one search. Positions are (K, N, S, P) in float32, costs in float64.
+
+    Few large operations into buffers that stay: for small problems the cost is that of handing out operations.
+    """
 
     def __init__(self, swarm: Swarm, problem: Problem, keys: Tensor) -> None:
         self.swarm, self.problem = swarm, problem
         epoch = problem.epoch
-        self.shape = (epoch.count, epoch.slots, epoch.scenarios, swarm.particles)
+        shape = (epoch.count, epoch.slots, epoch.scenarios, swarm.particles)
         device = epoch.device
         self.usable = epoch.usable.movedim(0, -1).unsqueeze(-1).double().contiguous()
         self.barred = 2.0 - 1.5 * self.usable
         self.share = epoch.share.movedim(0, -1).unsqueeze(-1).contiguous()
-        self.random = FastPairs(keys, swarm.iterations * 2 + 1, (epoch.count, epoch.slots, swarm.particles))
-        self.z, self.v, self.first, self.second, self.gap, self.best = (
-            torch.empty(self.shape, dtype=torch.float32, device=device) for _ in range(6)
-        )
-        self.x = torch.empty(self.shape, dtype=torch.float64, device=device)
+        self.random = FastUniform(keys, swarm.iterations * 2 + 1, (epoch.count, epoch.slots, swarm.particles))
+        self.z, self.v, self.gap, self.best = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(4))
+        self.x = torch.empty(shape, dtype=torch.float64, device=device)
+        self.tasks = epoch.open.sum(1).clamp(min=1).double()
         self._start(_ranks(epoch.alone / epoch.share.clamp(max=1), epoch.usable))
-        tasks = epoch.open.sum(1).clamp(min=1)
-        self.open_tasks = tasks.double()
+        kept = (*shape[:2], epoch.scenarios)
+        self.leader = torch.zeros(kept, dtype=torch.float32, device=device)
+        self.answer = torch.zeros(kept, dtype=torch.float64, device=device)
+        self.value = torch.full((epoch.scenarios,), math.inf, dtype=torch.float64, device=device)
+        self.violation = self.value.clone()
+        self.lacking = True  # whether some scenario may have no feasible assignment yet
 
     def _start(self, rank: Tensor) -> None:
         rank = rank.movedim(0, -1).unsqueeze(-1).float()
-        self.random.draw(0, self.z, self.v)
+        first, second = self.random.draw(0)
         if self.swarm.encoding == "priority":
-            self.z.mul_(0.5).add_(0.5 * (1 - rank))
+            self.z.copy_(first).mul_(0.5).add_(0.5 * (1 - rank))
         else:
-            self.z.mul_(1 - 0.5 * rank)
-        self.v.mul_(0.4).sub_(0.2)
+            self.z.copy_(first).mul_(1 - 0.5 * rank)
+        self.v.copy_(second).mul_(0.4).sub_(0.2)
         self.best.copy_(self.z)
 
     def _decode(self, step: int) -> None:
         if self.swarm.encoding == "priority":
             encodings.priority(self.z, self.share, self.usable, self.x)
         elif self.swarm.encoding == "sigmoid":
-            self.random.draw(self.swarm.iterations + 1 + step, self.first)
-            encodings.sigmoid(self.v, self.first, self.usable, self.x)
+            uniform, _ = self.random.draw(self.swarm.iterations + 1 + step)
+            encodings.sigmoid(self.v, uniform, self.usable, self.x)
             self.z.copy_(self.x)  # in binary PSO the position is the bit
         elif self.swarm.most is not None:
             encodings.highest(self.z, self.swarm.most, self.usable, self.x)
@@ -116,81 +130,75 @@ class _Search:
             encodings.threshold(self.z, self.barred, self.x)
 
     def run(self) -> Found:
-        swarm, (tasks, vehicles, scenarios, particles) = self.swarm, self.shape
+        swarm = self.swarm
         device = self.x.device
-        infinite = torch.full((scenarios, particles), math.inf, dtype=torch.float64, device=device)
-        best_cost, best_barrier = infinite, torch.zeros_like(infinite)
-        archive_cost = infinite[:, 0].clone()
-        archive_z = torch.zeros(tasks, vehicles, scenarios, device=device)
-        archive_x = torch.zeros(tasks, vehicles, scenarios, dtype=torch.float64, device=device)
-        least_violation = infinite[:, 0].clone()
-        scale = beta = torch.zeros(scenarios, dtype=torch.float64, device=device)
+        factors = torch.tensor(swarm.factors(), dtype=torch.float64, device=device)
+        low = high = beta = torch.zeros(0, 1, dtype=torch.float64, device=device)
+        best = torch.zeros(2, *self.x.shape[2:], dtype=torch.float64, device=device)  # cost and barrier, personal bests
         history = []
         for step in range(swarm.iterations):
             self._decode(step)
             cost, slack = self.problem.evaluate(self.x)
-            violation = _violation(slack)
-            feasible = _least(slack) >= _FEASIBLE
-            barrier = violation if swarm.barrier == "hinge" else log_barrier(slack)
+            violation = folded_sum(slack.clamp(max=0), 0).neg_()
+            feasible = violation <= _MET
             if swarm.encoding == "priority":
                 barrier = torch.zeros_like(cost)
+            else:
+                barrier = violation if swarm.barrier == "hinge" else log_barrier(slack, violation)
             if step == 0:
-                scale = cost.median(1).values / self.open_tasks
+                scale = (cost.median(1).values / self.tasks)[:, None]
                 beta = scale * (1e6 if swarm.adaptation == "death" else 1.0)
-            if swarm.adaptation == "adaptive":
-                beta = self._adapt(beta, scale, feasible.double().mean(1))
-            # The archive, by cost alone: the best feasible assignment, or else the least violation.
-            value, place = torch.where(feasible, cost, math.inf).min(1)
-            better = value < archive_cost
-            lacking = archive_cost.isinf() & ~better
-            less, least_place = violation.min(1)
-            closer = lacking & (less < least_violation)
-            least_violation = torch.where(closer, less, least_violation)
-            taken = torch.where(better, place, least_place)
-            self._keep(archive_z, self.z, taken, better)
-            self._keep(archive_x, self.x, taken, better | closer)
-            archive_cost = torch.where(better, value, archive_cost)
-            history.append(archive_cost)
+                low, high = (scale * 1e-2, scale * 1e3) if swarm.adaptation == "adaptive" else (beta, beta)
+            beta = (beta * factors[feasible.sum(1, keepdim=True)]).clamp(low, high)
+            self._archive(cost, violation, feasible)
+            history.append(self.value)
             # Personal bests are scored with the present beta before they are compared.
-            fit = cost + beta[:, None] * barrier
-            best_fit = best_cost + beta[:, None] * best_barrier
-            won = fit < best_fit
-            self.best.lerp_(self.z, won.float().expand(self.shape))
-            best_cost = torch.where(won, cost, best_cost)
-            best_barrier = torch.where(won, barrier, best_barrier)
-            leader = archive_z
-            lacking = archive_cost.isinf()
-            if bool(lacking.any()):
-                best_place = (best_cost + beta[:, None] * best_barrier).min(1).indices
-                leader = archive_z.clone()
-                self._keep(leader, self.best, best_place, lacking)
+            now = torch.stack([cost, barrier])
+            if step == 0:
+                best = now
+            else:
+                won = now[0] + beta * now[1] < best[0] + beta * best[1]
+                self.best.lerp_(self.z, won.float().expand(self.z.shape))
+                best = torch.where(won, now, best)
+            if self.lacking:  # led by the personal best of least fit as long as nothing is feasible
+                place = (best[0] + beta * best[1]).min(1).indices
+                self._keep(self.leader, self.best, place, self.value.isinf())
             if step + 1 < swarm.iterations:
-                self._move(step, leader)
-        assignment = archive_x.bool().movedim(-1, 0).contiguous()
-        return Found(assignment, archive_cost.isfinite(), torch.stack(history))
+                self._move(step)
+        assignment = self.answer.bool().movedim(-1, 0).contiguous()
+        return Found(assignment, self.value.isfinite(), torch.stack(history))
 
-    def _adapt(self, beta: Tensor, scale: Tensor, share: Tensor) -> Tensor:
-        """Beta after one iteration, given the share of feasible particles."""
-        growth = self.swarm.growth
-        beta = torch.where(share < 0.3, beta * growth, torch.where(share > 0.6, beta / growth, beta))
-        return torch.maximum(torch.minimum(beta, 1e3 * scale), 1e-2 * scale)
+    def _archive(self, cost: Tensor, violation: Tensor, feasible: Tensor) -> None:
+        """Keep the best feasible assignment by cost alone, or as long as there is none the least violation."""
+        value, place = torch.where(feasible, cost, math.inf).min(1)
+        better = value < self.value
+        if bool(better.any()):
+            self.value = torch.minimum(value, self.value)
+            self._keep(self.leader, self.z, place, better)
+            self._keep(self.answer, self.x, place, better)
+        if self.lacking:
+            without = self.value.isinf()
+            self.lacking = bool(without.any())
+            least, place = violation.min(1)
+            closer = without & (least < self.violation)
+            self.violation = torch.where(closer, least, self.violation)
+            self._keep(self.answer, self.x, place, closer)
 
     @staticmethod
     def _keep(kept: Tensor, every: Tensor, place: Tensor, where: Tensor) -> None:
         """Copy particle ``place`` (S,) of ``every`` (K, N, S, P) into ``kept`` (K, N, S) where ``where`` (S,) says."""
-        if bool(where.any()):
-            rows = where.nonzero()[:, 0]
-            kept[:, :, rows] = every[:, :, rows, place[rows]]
+        rows = where.nonzero()[:, 0]
+        kept[:, :, rows] = every[:, :, rows, place[rows]]
 
-    def _move(self, step: int, leader: Tensor) -> None:
+    def _move(self, step: int) -> None:
         swarm, z, v, gap = self.swarm, self.z, self.v, self.gap
-        self.random.draw(step + 1, self.first, self.second, scale=swarm.pull)
+        first, second = self.random.draw(step + 1, scale=swarm.pull)
         done = step / max(swarm.iterations - 1, 1)
         v.mul_(swarm.inertia[0] + (swarm.inertia[1] - swarm.inertia[0]) * done)
         torch.sub(self.best, z, out=gap)
-        v.add_(gap.mul_(self.first))
-        torch.sub(leader.unsqueeze(-1), z, out=gap)
-        v.add_(gap.mul_(self.second))
+        v.add_(gap.mul_(first))
+        torch.sub(self.leader.unsqueeze(-1), z, out=gap)
+        v.add_(gap.mul_(second))
         if swarm.encoding == "sigmoid":
             v.clamp_(-encodings.SIGMOID_BOUND, encodings.SIGMOID_BOUND)
             return
@@ -198,37 +206,24 @@ class _Search:
         z.add_(v)
         # Where a position left [0, 1] the velocity turns round, at half its size.
         torch.clamp(z, 0, 1, out=gap)
-        z.sub_(gap).ne_(0).mul_(v).mul_(1.5)
-        v.sub_(z)
-        z.copy_(gap)
+        v.sub_(z.sub_(gap).ne_(0).mul_(v).mul_(1.5))
+        self.z, self.gap = gap, z
 
 
-def log_barrier(slack: Tensor) -> Tensor:
+def log_barrier(slack: Tensor, violation: Tensor) -> Tensor:
     """(S, P) sum over tasks of the relaxed logarithmic barrier of ``slack`` (K, S, P).
 
     b(s) = -ln((min(s, 1) + e) / (1 + e)) for s >= 0 and its tangent at 0 below, e = 0.05. The logarithms are taken
     of products over tasks.
+
+    Args:
+        violation: (S, P) sum over tasks of how far ``slack`` is below zero.
     """
     factors = slack.clamp(0, 1).add_(EDGE).div_(1 + EDGE)  # exactly 1 for padding
-    total = _violation(slack).mul_(1 / EDGE)
+    total = violation * (1 / EDGE)
     for start in range(0, len(factors), _GROUP):
-        product = factors[start].clone()
-        for factor in factors[start + 1 : start + _GROUP]:
-            product.mul_(factor)
-        total.sub_(steady.log(product))
+        total.sub_(steady.log_of_normal(folded_product(factors[start : start + _GROUP], 0), terms=6))
     return total
-
-
-def _violation(slack: Tensor) -> Tensor:
-    """(S, P) sum over tasks of how far ``slack`` is below zero."""
-    total = torch.zeros(slack.shape[1:], dtype=slack.dtype, device=slack.device)
-    for each in slack:
-        total.sub_(each.clamp(max=0))
-    return total
-
-
-def _least(slack: Tensor) -> Tensor:
-    return slack.amin(0) if len(slack) else torch.ones(slack.shape[1:], dtype=slack.dtype, device=slack.device)
 
 
 def _ranks(cost: Tensor, usable: Tensor) -> Tensor:
