@@ -36,6 +36,7 @@ class Epoch:
         local_reliability: its probability of success.
         inflation: factor on the nominal latency, above 1 to be cautious about tasks that join later.
         success: (S, K, N) probabilities of success instead of the model's.
+        distance: (S, N) to the ego, m, for rules that go by it; None: they go by the rate.
 
     The success model: a replica succeeds when its vehicle neither fails nor leaves within the nominal latency T,
     p = exp(-hazard T) Phi((contact - T) / (0.1 contact + 0.2 s)). T is that of the replica if it alone joined the
@@ -63,6 +64,7 @@ class Epoch:
         local_reliability: float = 0.999,
         inflation: float = 1.0,
         success: Any = None,
+        distance: Any = None,
     ) -> None:
         given: dict[str, Any] = dict(
             work=work, weight=weight, upload=upload, result=result, target=target,
@@ -88,6 +90,9 @@ class Epoch:
             setattr(self, name, self._values(name, given[name], self.count, self.tasks))
         for name in _VEHICLES:
             setattr(self, name, self._values(name, given[name], self.slots, self.vehicles))
+        self.distance = None
+        if distance is not None:
+            self.distance = self._values("distance", distance, self.slots, self.vehicles)
         self._given_success = None
         if success is not None:
             shape = (self.scenarios, self.count, self.slots)
@@ -250,7 +255,8 @@ class Epoch:
         """A copy with some inputs changed."""
         kept = {name: getattr(self, name) for name in (*_TASKS, *_VEHICLES, "tasks", "vehicles")}
         options = {name: getattr(self, name) for name in ("local", "local_reliability", "inflation")}
-        return Epoch(**{**kept, **options, "success": self._given_success, **changes})
+        kept |= {"success": self._given_success, "distance": self.distance}
+        return Epoch(**{**kept, **options, **changes})
 
     def part(self, start: int, end: int) -> "Epoch":
         """The scenarios from ``start`` to ``end``."""
@@ -260,8 +266,10 @@ class Epoch:
         """Some scenarios, by number, with their first ``tasks`` tasks."""
         cut = {name: getattr(self, name)[rows, :tasks] for name in (*_TASKS, "tasks")}
         cut |= {name: getattr(self, name)[rows] for name in (*_VEHICLES, "vehicles")}
-        given = self._given_success
-        return self.replaced(**cut, success=None if given is None else given[rows, :tasks])
+        given, far = self._given_success, self.distance
+        cut["success"] = None if given is None else given[rows, :tasks]
+        cut["distance"] = None if far is None else far[rows]
+        return self.replaced(**cut)
 
 
 def _tensor(name: str, value: Any, device: torch.device) -> Tensor:

@@ -148,7 +148,7 @@ class Cover:
     """Add vehicles in a fixed order until the target is reached.
 
     Args:
-        order: ``random``; ``nearest`` (best link) or ``contact`` (longest in range), the ego last; or ``quickest``, by
+        order: ``random``; ``nearest`` (or best link, without distances) or ``contact`` (longest in range), the ego last; or ``quickest``, by
             the latency that the task would have alone on an idle vehicle (the paper's baseline, reconstructed).
     """
 
@@ -171,7 +171,9 @@ class Cover:
             seen = epoch.replaced(load=torch.zeros_like(epoch.load))
             order = seen.nominal.clone()
         else:
-            order = -(epoch.rate if self.order == "nearest" else epoch.contact)
+            order = -epoch.contact
+            if self.order == "nearest":
+                order = epoch.distance if epoch.distance is not None else -epoch.rate
             if epoch.local:
                 order = order.clone()
                 order[:, 0] = torch.inf

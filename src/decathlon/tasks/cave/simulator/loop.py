@@ -142,24 +142,20 @@ class _Episode:
         """Where the lenders are, and how good their links."""
         column, there = self.lenders.column, self.lenders.there
         self.dx, self.dy, self.dvx, self.dvy, speed = (part.gather(1, column) for part in self.traffic.relative())
-        distance = torch.sqrt(self.dx * self.dx + self.dy * self.dy)
+        distance = self.distance = torch.sqrt(self.dx * self.dx + self.dy * self.dy)
         self.in_range = there & (distance <= self.reach)
         loss = self.shadowing.advance(speed * self.settings.dt, tick)
         if self.settings.blockage:
             loss = loss + blockage_loss(self.blockage, self.lenders.id, distance, int(now + _LATE))
         rate = torch.where(self.in_range, link_rate(self.radio, distance.clamp(max=1e6), loss), 0.0)
-        self.rate = torch.cat([torch.full_like(rate[:, :1], math.inf) if rate.shape[1] else self._own(), rate], 1)
-
-    def _own(self) -> Tensor:
-        return torch.full((self.size, 1), math.inf, dtype=torch.float64, device=self.scenarios.device)
+        self.rate = _with_ego(rate, math.inf)
 
     def _lose_sight(self, now: float) -> None:
         """Replicas whose vehicle has left the range are lost."""
         table = self.table
         if not len(table):
             return
-        reachable = torch.cat([torch.ones_like(self.in_range[:, :1]) if self.in_range.shape[1] else self._own() > 0, self.in_range], 1)
-        gone = ~reachable[table.scenario, table.vehicle]
+        gone = ~_with_ego(self.in_range, True)[table.scenario, table.vehicle]
         if bool(gone.any()):
             self._remove(gone, torch.full_like(table.death, now), "out of range")
             self._settle(now)
@@ -221,14 +217,15 @@ class _Episode:
         load = torch.zeros(self.size * self.rate.shape[1], dtype=torch.float64, device=rows.device)
         where = self.table.scenario * self.rate.shape[1] + self.table.vehicle
         load = load.index_add_(0, where, torch.sqrt(self.table.cycles)).view(self.size, -1)
-        contact = torch.cat([torch.zeros_like(self.contact[:, :1]) if self.contact.shape[1] else torch.zeros(len(busy), 1, dtype=torch.float64, device=rows.device), self.contact], 1)
+        contact = _with_ego(self.contact, 0.0).gather(1, candidates)
+        distance = _with_ego(self.distance[busy], 0.0).gather(1, candidates)
         return Epoch(
             work=tasks.work[rows, number], weight=1.0, upload=tasks.upload[rows, number],
             result=tasks.result[rows, number], target=settings.target,
             speed=self.lenders.speed[rows, candidates], rate=self.rate[rows, candidates],
-            hazard=self.lenders.hazard[rows, candidates], contact=contact.gather(1, candidates).clamp(min=0),
+            hazard=self.lenders.hazard[rows, candidates], contact=contact.clamp(min=0),
             load=load[rows, candidates], tasks=here, vehicles=there, local=settings.local,
-            local_reliability=settings.local_reliability, inflation=settings.inflation,
+            local_reliability=settings.local_reliability, inflation=settings.inflation, distance=distance,
         )  # fmt: skip
 
     def _start(self, now: float, busy: Tensor, queue: Tensor, candidates: Tensor, assignment: Tensor) -> None:
@@ -359,6 +356,12 @@ class _Episode:
             self.tasks.arrival, self.finish, self.status, self.replicas, self.planned, self.hopeless, self.spent,
             self.wasted, self.offered, self.used, self.inside, self.objective, self.decisions, self.seconds,
         )  # fmt: skip
+
+
+def _with_ego(lenders: Tensor, value: float) -> Tensor:
+    """(S, V) from (S, V - 1): a first column for the ego."""
+    own = torch.full((len(lenders), 1), value, dtype=lenders.dtype, device=lenders.device)
+    return torch.cat([own, lenders], 1)
 
 
 def _row_sum(x: Tensor) -> Tensor:
