@@ -18,7 +18,12 @@ SPAN = 4.0
 PANELS = 6
 FRAMES = 60
 _COLOURS = {"upload": "tab:blue", "compute": "tab:green", "return": "tab:orange"}
-_ENDS = {"returned first": ("o", "black"), "cancelled": ("|", "tab:gray"), "failed": ("x", "tab:red"), "out of range": ("x", "tab:purple")}
+_ENDS = {
+    "returned first": ("o", "black"),
+    "cancelled": ("|", "tab:gray"),
+    "failed": ("x", "tab:red"),
+    "out of range": ("x", "tab:purple"),
+}
 
 
 def _pyplot() -> Any:
@@ -69,7 +74,9 @@ def _paint(axis: Any, frame: Mapping[str, Any], recording: Recording) -> None:
     sending = {v for v, still in zip(frame["running"], frame["sending"]) if still}
     for vehicle, (x, y) in place.items():
         if vehicle in counts:
-            axis.plot([0, x], [0, y], "-" if vehicle not in sending else ":", color="tab:green", lw=0.5 + counts[vehicle])
+            axis.plot(
+                [0, x], [0, y], "-" if vehicle not in sending else ":", color="tab:green", lw=0.5 + counts[vehicle]
+            )
     inside = [(x, y) for (x, y), near in zip(place.values(), frame["in_range"]) if near]
     outside = [(x, y) for (x, y), near in zip(place.values(), frame["in_range"]) if not near]
     for spots, colour in ((inside, "tab:blue"), (outside, "lightgray")):
@@ -102,7 +109,9 @@ def draw_scene(path: Path, recording: Recording, settings: Settings) -> None:
     figure, axes = pyplot.subplots(PANELS, 1, figsize=(9, 1.5 * PANELS), sharex=True, layout="constrained")
     for axis, frame in zip(axes, _frames(recording, settings, PANELS)):
         _paint(axis, frame, recording)
-    axes[-1].set_xlabel("m ahead of the ego (star); blue: lends and is in range; lines: it runs tasks (dotted: uploading)")
+    axes[-1].set_xlabel(
+        "m ahead of the ego (star); blue: lends and is in range; lines: it runs tasks (dotted: uploading)"
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -131,7 +140,9 @@ def read_jobs(results: Path) -> list[dict[str, Any]]:
         config, metrics = record["config"], record["metrics"]
         if config["task"]["name"] == "cave" and metrics.get("test/latency_effective") is not None:
             setting = {name: config[name] for name in ("rate", "target")}
-            rows.append({"method": config["method"]["name"], "dataset": config["dataset"]["name"], **setting, **metrics})
+            rows.append(
+                {"method": config["method"]["name"], "dataset": config["dataset"]["name"], **setting, **metrics}
+            )
     if not rows:
         raise DataError(f"no finished simulations under {results}")
     return rows
@@ -140,7 +151,11 @@ def read_jobs(results: Path) -> list[dict[str, Any]]:
 def draw_against(path: Path, rows: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
     """Effective latency, reliability and redundancy against ``key``, one line per method, means over jobs."""
     pyplot = _pyplot()
-    metrics = {"latency_effective": "effective latency (s)", "reliability": "reliability", "redundancy": "replicas per task"}
+    metrics = {
+        "latency_effective": "effective latency (s)",
+        "reliability": "reliability",
+        "redundancy": "replicas per task",
+    }
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for axis, (metric, words) in zip(axes, metrics.items()):
         for method in sorted({row["method"] for row in rows}):
@@ -172,8 +187,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     usual = max(set(targets), key=targets.count)
     rates = [row["rate"] for row in rows]
     common = max(set(rates), key=rates.count)
-    draw_against(options.out / "load.png", [row for row in rows if row["target"] == usual], "rate", f"tasks per second (target {usual:g})")
-    draw_against(options.out / "target.png", [row for row in rows if row["rate"] == common], "target", f"nines of the target ({common:g} tasks/s)")
+    draw_against(
+        options.out / "load.png",
+        [row for row in rows if row["target"] == usual],
+        "rate",
+        f"tasks per second (target {usual:g})",
+    )
+    draw_against(
+        options.out / "target.png",
+        [row for row in rows if row["rate"] == common],
+        "target",
+        f"nines of the target ({common:g} tasks/s)",
+    )
 
 
 if __name__ == "__main__":

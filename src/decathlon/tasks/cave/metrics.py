@@ -46,7 +46,9 @@ def scenario_rows(scenarios: Sequence[int], outcome: Outcome, settings: Settings
 
 def simulation_metrics(rows: Sequence[Mapping[str, Any]], target: float, deadline: float) -> dict[str, float]:
     """Means over all counted tasks of all scenarios. What is not defined (no task, none completed) is left out."""
-    latency = np.array([value if value is not None else np.nan for row in rows for value in row["latency"]], dtype=float)
+    latency = np.array(
+        [value if value is not None else np.nan for row in rows for value in row["latency"]], dtype=float
+    )
     tasks = len(latency)
     metrics: dict[str, float] = {"tasks": tasks, "scenarios": len(rows)}
     spent, offered = sum(row["spent"] for row in rows), sum(row["offered"] for row in rows)

@@ -31,9 +31,7 @@ def objective(epoch: Epoch, assignment: Tensor) -> Tensor:
     load = epoch.load.view(epoch.scenarios, *middle, epoch.slots)
     speed = epoch.divisor.view(epoch.scenarios, *middle, epoch.slots)
     compute = folded_sum(added * (added + 2 * load) / speed, -1)
-    cost = (epoch.weight[:, :, None] * epoch.communication).view(
-        epoch.scenarios, *middle, epoch.count, epoch.slots
-    )
+    cost = (epoch.weight[:, :, None] * epoch.communication).view(epoch.scenarios, *middle, epoch.count, epoch.slots)
     return compute + folded_sum(folded_sum(assignment.double() * cost, -1), -1)
 
 

@@ -104,7 +104,9 @@ def enumerate_all(epoch: Epoch) -> Plan:
     """
     size = epoch.count * epoch.slots
     if size > ENUMERABLE:
-        raise ValueError(f"{epoch.count} tasks on {epoch.slots} vehicles have 2^{size} assignments; at most 2^16 are tried")
+        raise ValueError(
+            f"{epoch.count} tasks on {epoch.slots} vehicles have 2^{size} assignments; at most 2^16 are tried"
+        )
     numbers = torch.arange(2**size, device=epoch.device)
     every = ((numbers[:, None] >> torch.arange(size, device=epoch.device)) & 1).bool()
     every = every.view(1, -1, epoch.count, epoch.slots).expand(epoch.scenarios, -1, -1, -1)

@@ -30,9 +30,7 @@ class Plan:
     exact: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, epoch: Epoch, assignment: Tensor, history: Tensor | None = None, exact: Tensor | None = None
-    ) -> "Plan":
+    def of(cls, epoch: Epoch, assignment: Tensor, history: Tensor | None = None, exact: Tensor | None = None) -> "Plan":
         """The plan of an assignment, judged by what ``epoch`` knows."""
         planned = torch.where(epoch.tasks, epoch.reliability(assignment), 1.0)
         return cls(assignment, objective(epoch, assignment), planned, epoch.infeasible, history, exact)

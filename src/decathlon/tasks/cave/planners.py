@@ -219,7 +219,9 @@ class Exact:
 
 def swarmed(epoch: Epoch, swarm: Swarm, problem: Callable[[Epoch], Problem], keys: Tensor) -> Found:
     """Search all scenarios: those with many tasks first, in parts that fit in the cache, each as small as its tasks."""
-    counts = (epoch.tasks * torch.arange(1, epoch.count + 1, device=epoch.device)).amax(1).tolist() if epoch.count else []
+    counts = (
+        (epoch.tasks * torch.arange(1, epoch.count + 1, device=epoch.device)).amax(1).tolist() if epoch.count else []
+    )
     order = sorted(range(len(counts)), key=lambda place: -counts[place])
     assignment = torch.zeros_like(epoch.usable)
     feasible = torch.ones(epoch.scenarios, dtype=torch.bool, device=epoch.device)

@@ -33,7 +33,8 @@ def polish(epoch: Epoch, assignment: Tensor, rounds: int | None = None) -> Tenso
         lost = epoch.cover(assignment)[:, :, None, None] - epoch.share[..., None]
         kept = torch.cat([lost + epoch.share[:, :, None, :], lost], dim=3) >= _COVERED
         free = torch.cat(
-            [(epoch.usable & ~assignment)[:, :, None, :].expand(-1, -1, vehicles, -1), torch.ones_like(kept[..., :1])], 3
+            [(epoch.usable & ~assignment)[:, :, None, :].expand(-1, -1, vehicles, -1), torch.ones_like(kept[..., :1])],
+            3,
         )
         delta = torch.where(kept & free & assignment[..., None], delta, torch.inf)
         best, place = delta.flatten(1).min(1)

@@ -51,7 +51,9 @@ class Source:
         elif self.kind == "sumo":
             self._check_sumo()
         elif self.kind == "trace" and not self.dataset.get("file"):
-            raise ConfigError("dataset=trace needs dataset.file, a csv or parquet table with columns time, id, x, y, speed")
+            raise ConfigError(
+                "dataset=trace needs dataset.file, a csv or parquet table with columns time, id, x, y, speed"
+            )
 
     def _check_sumo(self) -> None:
         for name in ("length", "lanes", "flow", "duration", "step", "speed"):

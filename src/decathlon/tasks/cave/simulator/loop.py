@@ -204,10 +204,10 @@ class _Episode:
             missing = room - best.shape[1]
             best = torch.nn.functional.pad(best, (0, missing))
             there = torch.nn.functional.pad(there, (0, missing))
+        column = (best + 1).clamp(max=self.in_range.shape[1])  # without any lender, padding points at the ego
         if settings.local:
-            best = torch.cat([torch.zeros_like(busy)[:, None], best + 1], 1)
-            return best, torch.cat([torch.ones_like(busy, dtype=torch.bool)[:, None], there], 1)
-        return best + 1, there
+            column, there = _with_ego(column, 0), _with_ego(there, True)
+        return column, there
 
     def _epoch(self, busy: Tensor, queue: Tensor, candidates: Tensor, there: Tensor) -> Epoch:
         settings, tasks = self.settings, self.tasks
@@ -276,9 +276,7 @@ class _Episode:
             links.index_add_(0, table.scenario, on_air.long())
             rate = rate / links[table.scenario].clamp(min=1)
         allocation = self.simulator.planner.allocation
-        progress = advance(
-            table, now, settings.dt, rate, self.lenders.speed, settings.sharing, allocation == "srpt"
-        )
+        progress = advance(table, now, settings.dt, rate, self.lenders.speed, settings.sharing, allocation == "srpt")
         if self._counted(now):
             self.used += _row_sum(progress.computed)
         done = progress.finish.isfinite()
@@ -335,7 +333,9 @@ class _Episode:
     def _film(self, now: float) -> None:
         assert self.recording is not None and self.recorded is not None
         s = self.recorded
-        near = (self.lenders.there[s] & (self.dx[s].abs() <= 1.6 * self.reach) & (self.dy[s].abs() <= 1.6 * self.reach)).nonzero()[:, 0]
+        near = (
+            self.lenders.there[s] & (self.dx[s].abs() <= 1.6 * self.reach) & (self.dy[s].abs() <= 1.6 * self.reach)
+        ).nonzero()[:, 0]
         mine = self.table.scenario == s
         self.recording.frames.append(
             {

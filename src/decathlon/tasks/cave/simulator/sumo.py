@@ -56,10 +56,14 @@ def simulate(options: dict[str, Any], seed: int) -> dict[str, Tensor]:
         ):  # fmt: skip
             program = home / "bin" / command[0]
             log.info("running %s", command[0])
-            done = subprocess.run([str(program), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+            done = subprocess.run(
+                [str(program), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True
+            )
             if done.returncode:
                 lines = (done.stderr or done.stdout).strip().splitlines()
-                raise DataError(f"SUMO's {command[0]} failed: {lines[-1] if lines else f'exit status {done.returncode}'}")
+                raise DataError(
+                    f"SUMO's {command[0]} failed: {lines[-1] if lines else f'exit status {done.returncode}'}"
+                )
         return read_trace(folder / "trace.csv", start=options["settle"])
 
 

@@ -62,7 +62,9 @@ def read_trace(path: str | Path, start: float | None = None, end: float | None =
     identity = table[names["id"]].astype("string").fillna("").to_numpy(dtype=object)
     finite = np.all([np.isfinite(column) for column in numbers.values()], axis=0)
     named = np.array([bool(str(value).strip()) for value in identity], dtype=bool) if len(identity) else finite
-    refused = Counter({"wrong number of fields": broken, "not a number": int((~finite & named).sum()), "no id": int((~named).sum())})
+    refused = Counter(
+        {"wrong number of fields": broken, "not a number": int((~finite & named).sum()), "no id": int((~named).sum())}
+    )
     usable = finite & named
     negative = usable & (numbers["speed"] < 0)
     refused["negative speed"] = int(negative.sum())
@@ -75,7 +77,11 @@ def read_trace(path: str | Path, start: float | None = None, end: float | None =
     for reason, count in refused.items():
         if count:
             log.warning("%s: %d rows left out: %s", path.name, count, reason)
-    return {"frames": frames, "step": torch.tensor(step, dtype=torch.float64), "refused": torch.tensor(sum(refused.values()))}
+    return {
+        "frames": frames,
+        "step": torch.tensor(step, dtype=torch.float64),
+        "refused": torch.tensor(sum(refused.values())),
+    }
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, int]:
@@ -90,7 +96,9 @@ def _read(path: Path) -> tuple[pd.DataFrame, int]:
             lines = sum(1 for line in file if line.strip())
         separator = ";" if header.count(";") > header.count(",") else ","
         fields = header.count(separator) + 1
-        table = pd.read_csv(path, sep=separator, dtype=str, on_bad_lines="skip", index_col=False, encoding_errors="replace")
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, on_bad_lines="skip", index_col=False, encoding_errors="replace"
+        )
         whole = table.shape[1] == fields
         return table, (lines - len(table)) if whole else 0
     except (ValueError, OSError, pd.errors.ParserError, ImportError) as error:
@@ -113,7 +121,9 @@ def _frames(
     good = ~off & ~seen
     count = int(place[good].max()) + 1
     if count * len(names) * 4 > _MOST:
-        raise DataError(f"{path.name}: {count} times of {len(names)} vehicles are too many; cut it with dataset.start, dataset.end")
+        raise DataError(
+            f"{path.name}: {count} times of {len(names)} vehicles are too many; cut it with dataset.start, dataset.end"
+        )
     frames = torch.full((count, len(names), 4), torch.nan)
     frames[..., 3] = 0
     at = (torch.from_numpy(place[good]), torch.from_numpy(vehicle[good]))
@@ -151,7 +161,9 @@ class Replay:
         starts, egos = (self.stays >= needed).nonzero(as_tuple=True)
         if not len(starts):
             longest = (int(self.stays.max()) - 1) * self.step
-            raise DataError(f"{self.name}: no vehicle stays for {horizon:g} s, the longest for {longest:g} s; shorten warmup, counted, drain")
+            raise DataError(
+                f"{self.name}: no vehicle stays for {horizon:g} s, the longest for {longest:g} s; shorten warmup, counted, drain"
+            )
         uniform = streams.uniform(streams.key(scenarios.cpu(), self.seed, "ego"))
         chosen = (uniform * len(starts)).long().clamp(max=len(starts) - 1)
         windows = [self._window(int(starts[place]), int(egos[place]), needed) for place in chosen]
@@ -170,7 +182,9 @@ class Replay:
 class ReplayTraffic:
     """Vehicles of a trace around the egos of a batch, with positions between frames by linear interpolation."""
 
-    def __init__(self, windows: list[tuple[Tensor, Tensor, Tensor]], dt: float, step: float, device: torch.device) -> None:
+    def __init__(
+        self, windows: list[tuple[Tensor, Tensor, Tensor]], dt: float, step: float, device: torch.device
+    ) -> None:
         count = max((len(ids) for _, _, ids in windows), default=0)
         length = len(windows[0][0]) if windows else 1
         frames = torch.full((len(windows), length, count + 1, 4), torch.nan)

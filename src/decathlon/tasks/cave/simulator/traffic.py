@@ -157,9 +157,7 @@ class RingTraffic:
         return dx[:, pick], dy[:, pick], dv[:, pick], torch.zeros_like(dx[:, pick]), speed[:, pick]
 
 
-def contact_time(
-    dx: Tensor, dy: Tensor, dvx: Tensor, dvy: Tensor, reach: float, longest: float = 60.0
-) -> Tensor:
+def contact_time(dx: Tensor, dy: Tensor, dvx: Tensor, dvy: Tensor, reach: float, longest: float = 60.0) -> Tensor:
     """Seconds until a vehicle at constant relative velocity leaves the circle of radius ``reach``, at most ``longest``.
 
     0 outside of the circle; ``longest`` without relative motion.

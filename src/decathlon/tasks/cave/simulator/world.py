@@ -67,7 +67,9 @@ def lenders(settings: Settings, scenarios: Tensor, ids: Tensor, seed: int) -> Le
     """Who among the vehicles ``ids`` (S, M) lends, what it offers, and how often it fails."""
     keys = streams.key(scenarios, seed, "lenders")[:, None]
     lends = streams.uniform(keys, ids, 0) < settings.participation
-    column = lends.byte().argsort(dim=1, descending=True, stable=True)[:, : int(lends.sum(1).max()) if lends.numel() else 0]
+    column = lends.byte().argsort(dim=1, descending=True, stable=True)[
+        :, : int(lends.sum(1).max()) if lends.numel() else 0
+    ]
     there, numbers = lends.gather(1, column), ids.gather(1, column)
     speed = _between(settings.speed, streams.uniform(keys, numbers, 1))
     low, high = (math.log(value) for value in settings.hazard)
