@@ -42,9 +42,11 @@ def test_no_numerical_optimiser_finds_better_shares() -> None:
         work, weight = instance(5)
         shares = allocate(work, weight, lower=lower)
         floor = 1e-3 if lower is None else lower
+        amount = (weight * work).numpy()
         found = minimize(
-            lambda y: float((weight.numpy() * work.numpy() / (3.0 * y)).sum()), np.full(5, 0.2), method="SLSQP",
-            bounds=[(floor, 1.0)] * 5, constraints={"type": "eq", "fun": lambda y: y.sum() - 1}, options={"ftol": 1e-13},
+            lambda y, amount: float((amount / (3.0 * y)).sum()), np.full(5, 0.2), args=(amount,), method="SLSQP",
+            bounds=[(floor, 1.0)] * 5, constraints={"type": "eq", "fun": lambda y: y.sum() - 1},
+            options={"ftol": 1e-13},
         )  # fmt: skip
         assert float(value(work, weight, shares)) <= found.fun * (1 + 1e-6)
         np.testing.assert_allclose(shares.numpy(), found.x, rtol=2e-3)

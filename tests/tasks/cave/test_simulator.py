@@ -190,8 +190,8 @@ def test_retry_gives_a_second_chance_and_cancelling_saves_work() -> None:
     ("change", "traffic"),
     [
         ({"rate": 0.0}, Parked(3)), ({"participation": 0.0}, Parked(3)), ({}, NOBODY),
-        ({"local": False}, NOBODY), ({"hazard": (1e6, 1e6), "local": False}, Parked(3)), ({"speed": (0.0, 0.0)}, Parked(3)),
-        ({"candidates": 1}, Parked(3)),
+        ({"local": False}, NOBODY), ({"hazard": (1e6, 1e6), "local": False}, Parked(3)),
+        ({"speed": (0.0, 0.0)}, Parked(3)), ({"candidates": 1}, Parked(3)),
     ],
 )  # fmt: skip
 def test_nothing_to_do_and_nobody_to_do_it_are_valid_records(change: dict, traffic: Any) -> None:

@@ -1,5 +1,6 @@
 """Car following, contact times, links, and traces of a user's own."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_opposite_vehicles_stay_as_long_as_the_geometry_says() -> None:
     outside = [place for place, here in enumerate(inside) if not here]
     inside = inside[outside[0] : outside[-1] + 1]  # whole passes only
     dwell = sum(inside) * 0.01
-    passes = sum(1 for before, after in zip(inside, inside[1:]) if after and not before)
+    passes = sum(1 for before, after in itertools.pairwise(inside) if after and not before)
     assert passes >= 1
     assert dwell / passes == pytest.approx(2 * math.sqrt(250.0**2 - 8.0**2) / 60.0, rel=0.02)
 
@@ -128,7 +129,7 @@ def test_a_trace_is_replayed_where_it_was_recorded(tmp_path: Path) -> None:
     traffic = replay.begin(torch.tensor([0, 1, 2]), 0.1, 5.0)
     for _ in range(13):
         traffic.advance()
-    dx, dy, dvx, dvy, speed = traffic.relative()
+    dx, _, dvx, dvy, speed = traffic.relative()
     assert dx.isfinite().all() and speed.unique().tolist() == [20.0] and (dvy == 0).all()
     assert set(dvx.abs().unique().tolist()) == {0.0, 40.0}
     assert (dx[dvx == 0] % 60).abs().max() < 1e-3  # those of one direction keep their distance
@@ -142,7 +143,7 @@ def test_the_highway_and_its_recorded_trace_look_alike(tmp_path: Path) -> None:
     traffic = Ring(warmup=5.0).begin(torch.tensor([4]), 0.1, 0.0)
     rows, seen, travelled = [], [], 0.0
     for tick in range(30):
-        dx, dy, dvx, dvy, speed = traffic.relative()
+        dx, dy, dvx, _, speed = traffic.relative()
         ego = float(traffic.speed.flatten(1)[0, traffic.ego])
         rows.append((tick / 10, "-1", travelled, 0.0, ego))
         rows += [

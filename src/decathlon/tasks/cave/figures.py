@@ -187,18 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     usual = max(set(targets), key=targets.count)
     rates = [row["rate"] for row in rows]
     common = max(set(rates), key=rates.count)
-    draw_against(
-        options.out / "load.png",
-        [row for row in rows if row["target"] == usual],
-        "rate",
-        f"tasks per second (target {usual:g})",
-    )
-    draw_against(
-        options.out / "target.png",
-        [row for row in rows if row["rate"] == common],
-        "target",
-        f"nines of the target ({common:g} tasks/s)",
-    )
+    loads = [row for row in rows if row["target"] == usual]
+    targets_at = [row for row in rows if row["rate"] == common]
+    draw_against(options.out / "load.png", loads, "rate", f"tasks per second (target {usual:g})")
+    draw_against(options.out / "target.png", targets_at, "target", f"nines of the target ({common:g} tasks/s)")
 
 
 if __name__ == "__main__":

@@ -63,9 +63,7 @@ class CaveModule(L.LightningModule):
         self.name = str(method["name"])
         self.needs_local = bool(spec["class"].endswith(".Local"))
         if self.source.kind == "instances" and self.needs_local:
-            raise ConfigError(
-                f"method={self.name} needs an ego vehicle, which dataset={self.source.name} does not have"
-            )
+            raise ConfigError(f"method={self.name} needs an ego vehicle; dataset={self.source.name} has none")
         if self.needs_local and not self.settings.local:
             raise ConfigError(f"method={self.name} needs local=true, the ego vehicle as a candidate")
         if self.source.kind == "ring":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decathlon.tasks.cave import streams
 from decathlon.tasks.cave.epoch import Epoch
+from decathlon.tasks.cave.objective import objective
 from decathlon.tasks.cave.optimum import optimum
 from decathlon.tasks.cave.plan import Plan
 from decathlon.tasks.cave.polish import polish
@@ -148,8 +149,9 @@ class Cover:
     """Add vehicles in a fixed order until the target is reached.
 
     Args:
-        order: ``random``; ``nearest`` (or best link, without distances) or ``contact`` (longest in range), the ego last; or ``quickest``, by
-            the latency that the task would have alone on an idle vehicle (the paper's baseline, reconstructed).
+        order: ``random``; ``nearest`` (or best link, without distances) or ``contact`` (longest in range), the ego
+            last; or ``quickest``, by the latency that the task would have alone on an idle vehicle (the paper's
+            baseline, reconstructed).
     """
 
     ORDERS = ("random", "nearest", "contact", "quickest")
@@ -250,7 +252,5 @@ def _keys(epoch: Epoch, scenarios: Tensor | None, seed: int, step: int) -> Tenso
 
 def _better(epoch: Epoch, first: Tensor, second: Tensor) -> Tensor:
     """Per scenario the assignment of lower J, ``first`` when equal."""
-    from decathlon.tasks.cave.objective import objective
-
     wins = objective(epoch, second) < objective(epoch, first)
     return torch.where(wins[:, None, None], second, first)

@@ -21,7 +21,7 @@ def polish(epoch: Epoch, assignment: Tensor, rounds: int | None = None) -> Tenso
         rounds: at most so many moves; None: until there is none.
     """
     assignment = assignment.clone()
-    scenarios, tasks, vehicles = assignment.shape
+    _, tasks, vehicles = assignment.shape
     if not tasks or not vehicles:
         return assignment
     limit = rounds if rounds is not None else 10 * tasks * vehicles

@@ -84,8 +84,8 @@ class Shadowing:
 def blockage_loss(keys: Tensor, vehicles: Tensor, distance: Tensor, second: int) -> Tensor:
     """(S, M) dB lost where another vehicle blocks the line of sight, redrawn every second.
 
-    P(line of sight) = min(1, 2.1013e-6 d^2 - 0.002 d + 1.0193) up to 475 m; the loss is N(5 + max(0, 15 log10 d - 41), 4)
-    dB, not below 0.
+    P(line of sight) = min(1, 2.1013e-6 d^2 - 0.002 d + 1.0193) up to 475 m; the loss is
+    N(5 + max(0, 15 log10 d - 41), 4) dB, not below 0.
     """
     near = distance.clamp(1, 475)
     clear = (2.1013e-6 * near * near - 0.002 * near + 1.0193).clamp(0, 1)

@@ -333,9 +333,9 @@ class _Episode:
     def _film(self, now: float) -> None:
         assert self.recording is not None and self.recorded is not None
         s = self.recorded
-        near = (
-            self.lenders.there[s] & (self.dx[s].abs() <= 1.6 * self.reach) & (self.dy[s].abs() <= 1.6 * self.reach)
-        ).nonzero()[:, 0]
+        shown = 1.6 * self.reach
+        near = self.lenders.there[s] & (self.dx[s].abs() <= shown) & (self.dy[s].abs() <= shown)
+        near = near.nonzero()[:, 0]
         mine = self.table.scenario == s
         self.recording.frames.append(
             {

@@ -52,7 +52,7 @@ def read_trace(path: str | Path, start: float | None = None, end: float | None =
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise DataError(
-            f"{path.name} has no column {', '.join(missing)}; a trace has {', '.join(COLUMNS)} (or SUMO's or NGSIM's names)"
+            f"{path.name} has no column {', '.join(missing)}; a trace has {', '.join(COLUMNS)} (or SUMO's or NGSIM's)"
         )
     numbers = {
         name: pd.to_numeric(table[names[name]], errors="coerce").to_numpy(dtype=np.float64) * units.get(name, 1.0)
