@@ -1,6 +1,7 @@
 """Jobs through the runner: what a user types, what is wrong with it, what a kill leaves behind."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
 from decathlon.tasks.cave import figures
 from decathlon.tasks.cave.simulator.sumo import sumo_home
+from tests.conftest import ROOT
 from tests.tasks.cave.test_traffic import two_lanes
 
 QUICK = ["task=cave", "+debug=true", "trainer=cpu", "figures=false"]
@@ -52,13 +54,13 @@ def test_a_job_draws_its_pictures(tmp_path: Path) -> None:
 
 
 def test_decisions_beside_the_optimum(tmp_path: Path) -> None:
-    metrics, folder = run_job(tmp_path, "dataset=instances", "method=cave_priority", "instances=3")
+    metrics, folder = run_job(tmp_path, "dataset=instances", "method=cave_priority", "smoke.instances=3")
     assert (
         metrics["test/gap"] >= -1e-12
         and metrics["test/proven"] == 1
         and metrics["test/bound_gap"] > metrics["test/gap"]
     )
-    exact, _ = run_job(tmp_path, "dataset=instances", "method=exact", "instances=3")
+    exact, _ = run_job(tmp_path, "dataset=instances", "method=exact", "smoke.instances=3")
     assert abs(exact["test/gap"]) < 1e-9 and exact["test/hit"] == 1
     rows = [json.loads(line) for line in (folder / "cases-0.jsonl").read_text().splitlines()]
     assert len(rows) == 3 and all(row["objective"] >= row["bound"] for row in rows)
@@ -148,6 +150,19 @@ def test_a_trace_without_its_columns_is_one_line(tmp_path: Path) -> None:
         run_job(tmp_path, "dataset=trace", f"dataset.file={tmp_path / 'b.csv'}")
     with pytest.raises(DataError, match="is no file"):
         run_job(tmp_path, "dataset=trace", "dataset.file=nowhere.csv")
+
+
+def test_the_page_s_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    two_lanes(tmp_path / "mine.csv", seconds=60)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cave.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    S, K, N = 2, 3, 5
+    C, w, D, O, R = torch.rand(S, K), torch.ones(S, K), torch.rand(S, K), torch.rand(S, K), torch.full((S, K), 0.9)
+    F, r, lam, tau, B0 = (torch.rand(S, N) + low for low in (2, 20, 0.02, 5, 0))
+    work, weight, active = torch.rand(2, 6), torch.ones(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    for block in blocks:
+        exec(compile(block, "docs/cave.md", "exec"), dict(locals()))
 
 
 def test_no_task_at_all_is_a_valid_record(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ class _Episode:
         self.decisions = torch.zeros(self.size, dtype=torch.int64, device=device)
         self.inside = torch.zeros(self.size, settings.ticks, dtype=torch.int64, device=device)
         self.table = Replicas.none(device)
+        self.active = torch.zeros(self.status.numel(), dtype=torch.int64, device=device)  # replicas of each task
+        self.ended = torch.zeros(self.size, dtype=torch.int64, device=device)
+        times = settings.dt * torch.arange(settings.ticks, dtype=torch.float64, device=device) + _LATE
+        times = times.expand(self.size, -1).contiguous()
+        self.arrived = torch.searchsorted(self.tasks.arrival.contiguous(), times, right=True)  # (S, ticks)
         self.seconds = 0.0
         self.recorded = record
         self.recording = None
@@ -158,13 +163,11 @@ class _Episode:
         gone = ~_with_ego(self.in_range, True)[table.scenario, table.vehicle]
         if bool(gone.any()):
             self._remove(gone, torch.full_like(table.death, now), "out of range")
-            self._settle(now)
 
     def _decide(self, now: float, tick: int) -> None:
         """Plan the tasks that wait, and divide every vehicle's compute anew."""
         settings = self.settings
-        waiting = (self.tasks.arrival <= now + _LATE) & (self.status == WAITING)
-        scenario, task = waiting.nonzero(as_tuple=True)
+        scenario, task = self._waiting(tick)
         if len(scenario):
             busy, row = torch.unique_consecutive(scenario, return_inverse=True)
             count = torch.bincount(row)
@@ -185,10 +188,23 @@ class _Episode:
             self.replicas[at] += plan.assignment.sum(2)[row, place]
             assigned = plan.assignment.any(2)[row, place]
             self.status[at] = torch.where(assigned, RUNNING, FAILED)
+            self.ended.index_add_(0, at[0], (~assigned).long())
         if len(self.table):
             self.table.share = frozen_shares(
                 self.table, self.simulator.planner.allocation, settings.sharing, self.rate.shape[1], self.size
             )
+
+    def _waiting(self, tick: int) -> tuple[Tensor, Tensor]:
+        """Scenario and number of the tasks that have arrived and wait, in this order."""
+        arrived = self.arrived[:, tick]
+        first = 0
+        if self.settings.retry == 0 and tick >= self.settings.ticks_per_epoch and self.size:
+            first = int(self.arrived[:, tick - self.settings.ticks_per_epoch].min())  # earlier ones are decided
+        last = int(arrived.max()) if self.size else 0
+        number = torch.arange(first, last, device=arrived.device)
+        waiting = (number < arrived[:, None]) & (self.status[:, first:last] == WAITING)
+        scenario, task = waiting.nonzero(as_tuple=True)
+        return scenario, task + first
 
     def _candidates(self, busy: Tensor) -> tuple[Tensor, Tensor]:
         """(s, N) columns of the lenders in range that stay longest, the ego first; and which of them are there."""
@@ -250,11 +266,11 @@ class _Episode:
             torch.where(upload > 0, never, now), never,
         )  # fmt: skip
         self.table = self.table.joined(fresh)
+        self.active.index_add_(0, scenario * self.status.shape[1] + task, torch.ones_like(task))
 
     def _count(self, now: float, tick: int) -> None:
         """Tasks in the system, and compute on offer."""
-        come = self.tasks.arrival <= now + _LATE
-        self.inside[:, tick] = (come & (self.status <= RUNNING)).sum(1)
+        self.inside[:, tick] = self.arrived[:, tick] - self.ended
         if self._counted(now):
             lent = torch.where(self.in_range, self.lenders.speed[:, 1:], 0.0)
             own = self.lenders.speed[:, 0] * self.settings.local
@@ -282,19 +298,20 @@ class _Episode:
         done = progress.finish.isfinite()
         if not bool((done | progress.lost).any()):
             return
-        flat = table.scenario * self.status.shape[1] + table.task
-        first = self.finish.flatten().scatter_reduce(0, flat, progress.finish, "amin").view_as(self.finish)
-        came_back = first < self.finish
-        self.finish = first
-        self.status = torch.where(came_back, DONE, self.status)
-        over = (self.status == DONE)[table.scenario, table.task]
+        at = (table.scenario[done], table.task[done])
+        flat = at[0] * self.status.shape[1] + at[1]
+        self.finish.view(-1).scatter_reduce_(0, flat, progress.finish[done], "amin")
+        fresh = (self.status[at] == RUNNING).nonzero()[:, 0]
+        fresh = flat[fresh].unique()
+        self.status.view(-1)[fresh] = DONE
+        self.ended.index_add_(0, fresh // self.status.shape[1], torch.ones_like(fresh))
+        over = self.status[table.scenario, table.task] == DONE
         end = torch.where(done, progress.finish, now + settings.dt)
         end = torch.where(progress.lost, table.death, end)
         winner = done & (progress.finish == self.finish[table.scenario, table.task])
         gone = progress.lost | done | (over if settings.cancel else torch.zeros_like(over))
         fate = torch.where(winner, 0, torch.where(progress.lost, 2, 1))
         self._remove(gone, end, fate)
-        self._settle(now + settings.dt)
 
     def _remove(self, gone: Tensor, end: Tensor, fate: "Tensor | str") -> None:
         """Take rows out of the table; ``fate`` 0 returned first, 1 cancelled or late, 2 lost."""
@@ -306,16 +323,19 @@ class _Episode:
         if self.recording is not None:
             self._log(rows, end[gone], fate if isinstance(fate, str) else fate[gone])
         self.table = self.table.select(~gone)
+        flat = rows.scenario * self.status.shape[1] + rows.task
+        self.active.index_add_(0, flat, -torch.ones_like(flat))
+        self._settle(flat)
 
-    def _settle(self, now: float) -> None:
-        """Tasks that run and have no replica left have failed, or wait for their next attempt."""
-        held = torch.zeros_like(self.status)
-        flat = self.table.scenario * self.status.shape[1] + self.table.task
-        held.view(-1).index_add_(0, flat, torch.ones_like(flat))
-        orphans = (self.status == RUNNING) & (held == 0)
-        again = orphans & (self.attempts < self.settings.retry)
-        self.attempts += again.long()
-        self.status = torch.where(orphans, torch.where(again, WAITING, FAILED), self.status)
+    def _settle(self, flat: Tensor) -> None:
+        """Tasks (by number) that ran and have no replica left have failed, or wait for their next attempt."""
+        status, attempts = self.status.view(-1), self.attempts.view(-1)
+        flat = flat.unique()
+        orphans = flat[(status[flat] == RUNNING) & (self.active[flat] == 0)]
+        again = attempts[orphans] < self.settings.retry
+        status[orphans] = torch.where(again, WAITING, FAILED)
+        attempts[orphans] += again.long()
+        self.ended.index_add_(0, orphans // self.status.shape[1], (~again).long())
 
     def _log(self, rows: Replicas, end: Tensor, fate: "Tensor | str") -> None:
         assert self.recording is not None

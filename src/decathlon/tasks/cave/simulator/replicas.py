@@ -81,58 +81,71 @@ def advance(
         rate: (R,) Mbit/s of each replica's link. speed: (S, V) Gcycle/s.
         sharing: see ``Settings``. shortest: least remaining work first, at full speed, instead of by ``share``.
     """
-    vehicles = speed.shape[1]
-    where = table.scenario * vehicles + table.vehicle
+    where = table.scenario * speed.shape[1] + table.vehicle
     capacity = speed.flatten()
-    slots = len(capacity)
     left = torch.full_like(capacity, dt)
     finish = torch.full_like(table.upload, math.inf)
     lost = torch.zeros_like(table.upload, dtype=torch.bool)
     before = table.cycles.clone()
-    alive = torch.ones_like(lost)
-    while True:
-        clock = now + (dt - left)[where]
-        sending = (table.upload > 0) & alive
-        computing = ~sending & (table.cycles > 0) & alive
-        if shortest:
-            least = torch.full_like(capacity, math.inf)
-            least.scatter_reduce_(0, where, torch.where(computing, table.cycles, math.inf), "amin")
-            weight = (computing & (table.cycles == least[where])).double()
-        else:
-            weight = torch.where(computing, table.share, 0.0)
-        if sharing == "fixed":
-            portion = weight
-        else:
-            holding = weight if sharing == "work_conserving" or shortest else table.share * ((table.cycles > 0) & alive)
-            total = torch.zeros_like(capacity).index_add_(0, where, holding)[where]
-            portion = weight / torch.where(total > 0, total, 1.0)
-        pace = capacity[where] * portion
-        amount = torch.where(sending, table.upload, torch.where(computing, table.cycles, table.result))
-        flow = torch.where(computing, pace, rate)
-        until = torch.where(flow > 0, amount / flow, math.inf)
-        until = torch.where(amount > 0, until, 0.0)
-        dies = table.death - clock
-        event = torch.where(alive, torch.minimum(until, dies.clamp(min=0)), math.inf)
-        step = left.scatter_reduce(0, where, event, "amin")
-        mine = step[where]
-        dead = alive & (dies <= mine) & (dies < until)
-        ended = alive & ~dead & (until <= mine)
-        moved = torch.where(ended, amount, (flow * mine).minimum(amount)) * alive
-        table.upload -= torch.where(sending, moved, 0.0)
-        table.cycles -= torch.where(computing, moved, 0.0)
-        table.result -= torch.where(sending | computing, 0.0, moved)
-        instant = clock + mine
-        table.sent = torch.where(ended & sending, instant, table.sent)
-        table.computed = torch.where(ended & computing, instant, table.computed)
-        returned = ended & ~sending & ~computing
-        finish = torch.where(returned, instant, finish)
-        lost |= dead
-        alive &= ~(dead | returned)
-        left = left - step
-        if not bool((alive & (left[where] > 0)).any()):
-            break
-    spent = torch.zeros(slots, dtype=torch.float64, device=capacity.device).index_add_(0, where, before - table.cycles)
+    rows = torch.arange(len(table), device=where.device)
+    # Each round brings every vehicle to its next event; few have a second one in a tick.
+    while len(rows):
+        clock = now + (dt - left)
+        alive = _until_next_event(
+            table, rows, where[rows], clock, left, rate, capacity, sharing, shortest, finish, lost
+        )
+        rows = rows[alive & (left[where[rows]] > 0)]
+    spent = torch.zeros_like(capacity).index_add_(0, where, before - table.cycles)
     return Progress(finish, lost, spent.view_as(speed))
+
+
+def _until_next_event(
+    table: Replicas, rows: Tensor, where: Tensor, clock: Tensor, left: Tensor, rate: Tensor, capacity: Tensor,
+    sharing: str, shortest: bool, finish: Tensor, lost: Tensor,
+) -> Tensor:  # fmt: skip
+    """Move the replicas ``rows``, all that are alive on their vehicles, until the first event of each vehicle.
+
+    Changes ``table``, ``left`` (seconds left of the tick, per vehicle), ``finish`` and ``lost``.
+
+    Returns:
+        Which of ``rows`` are still alive.
+    """
+    upload, cycles, result = table.upload[rows], table.cycles[rows], table.result[rows]
+    clock = clock[where]
+    sending = upload > 0
+    computing = ~sending & (cycles > 0)
+    if shortest:
+        least = torch.full_like(capacity, math.inf)
+        least.scatter_reduce_(0, where, torch.where(computing, cycles, math.inf), "amin")
+        weight = (computing & (cycles == least[where])).double()
+    else:
+        weight = table.share[rows] * computing
+    if sharing == "fixed":
+        portion = weight
+    else:
+        holding = table.share[rows] * (cycles > 0) if sharing == "reserved" else weight
+        total = torch.zeros_like(capacity).index_add_(0, where, holding)[where]
+        portion = weight / torch.where(total > 0, total, 1.0)
+    amount = torch.where(sending, upload, torch.where(computing, cycles, result))
+    flow = torch.where(computing, capacity[where] * portion, rate[rows])
+    until = torch.where(amount > 0, amount / flow, 0.0)  # infinite where nothing flows
+    dies = (table.death[rows] - clock).clamp(min=0)
+    step = left.scatter_reduce(0, where, torch.minimum(until, dies), "amin")
+    mine = step[where]
+    dead = (dies <= mine) & (dies < until)
+    ended = ~dead & (until <= mine)
+    moved = torch.where(ended, amount, torch.minimum(flow * mine, amount))
+    table.upload[rows] = upload - moved * sending
+    table.cycles[rows] = cycles - moved * computing
+    idle = ~(sending | computing)
+    table.result[rows] = result - moved * idle
+    instant = clock + mine
+    for column, phase in ((table.sent, sending), (table.computed, computing), (finish, idle)):
+        over = ended & phase
+        column[rows[over]] = instant[over]
+    lost[rows[dead]] = True
+    left.sub_(step)  # nothing is left of the tick where no replica was moved: that vehicle has none
+    return ~(dead | (ended & idle))
 
 
 def frozen_shares(table: Replicas, allocation: str, sharing: str, vehicles: int, scenarios: int) -> Tensor:

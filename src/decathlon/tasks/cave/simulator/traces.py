@@ -162,7 +162,7 @@ class Replay:
         if not len(starts):
             longest = (int(self.stays.max()) - 1) * self.step
             raise DataError(
-                f"{self.name}: no vehicle stays for {horizon:g} s, the longest for {longest:g} s; shorten warmup, counted, drain"
+                f"{self.name}: no vehicle stays for {horizon:g} s, the longest for {longest:g} s; shorten the run"
             )
         uniform = streams.uniform(streams.key(scenarios.cpu(), self.seed, "ego"))
         chosen = (uniform * len(starts)).long().clamp(max=len(starts) - 1)
