@@ -24,9 +24,10 @@ class Standing:
     def advance(self) -> None:
         pass
 
-    def relative(self) -> tuple[torch.Tensor, ...]:
-        still = torch.zeros(self.ids.shape, dtype=torch.float64)
-        return 10.0 * (1 + self.ids.double()), still, still, still, still
+    def relative(self, columns: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        ids = self.ids if columns is None else self.ids.gather(1, columns)
+        still = torch.zeros(ids.shape, dtype=torch.float64)
+        return 10.0 * (1 + ids.double()), still, still, still, still
 
 
 NOBODY = Parked(0)

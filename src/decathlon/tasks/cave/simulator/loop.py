@@ -146,13 +146,14 @@ class _Episode:
     def _look(self, now: float, tick: int) -> None:
         """Where the lenders are, and how good their links."""
         column, there = self.lenders.column, self.lenders.there
-        self.dx, self.dy, self.dvx, self.dvy, speed = (part.gather(1, column) for part in self.traffic.relative())
+        self.dx, self.dy, self.dvx, self.dvy, speed = self.traffic.relative(column)
         distance = self.distance = torch.sqrt(self.dx * self.dx + self.dy * self.dy)
         self.in_range = there & (distance <= self.reach)
         loss = self.shadowing.advance(speed * self.settings.dt, tick)
         if self.settings.blockage:
             loss = loss + blockage_loss(self.blockage, self.lenders.id, distance, int(now + _LATE))
-        rate = torch.where(self.in_range, link_rate(self.radio, distance.clamp(max=1e6), loss), 0.0)
+        rate = torch.zeros_like(distance)
+        rate[self.in_range] = link_rate(self.radio, distance[self.in_range], loss[self.in_range])
         self.rate = _with_ego(rate, math.inf)
 
     def _lose_sight(self, now: float) -> None:

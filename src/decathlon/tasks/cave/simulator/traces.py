@@ -203,7 +203,7 @@ class ReplayTraffic:
         """One tick."""
         self.tick += 1
 
-    def relative(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def relative(self, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See ``Traffic``."""
         time = self.tick * self.dt / self.step
         last = self.frames.shape[1] - 1
@@ -221,4 +221,6 @@ class ReplayTraffic:
         delta = torch.where(there[:, 1:, None], now[:, 1:, :2] - now[:, :1, :2], _AWAY)
         relative = torch.where(there[:, 1:, None], velocity[:, 1:] - velocity[:, :1], 0.0)
         speed = torch.where(there[:, 1:], now[:, 1:, 2], 0.0)
-        return delta[..., 0], delta[..., 1], relative[..., 0], relative[..., 1], speed
+        parts = (delta[..., 0], delta[..., 1], relative[..., 0], relative[..., 1], speed)
+        dx, dy, dvx, dvy, speed = parts if columns is None else [part.gather(1, columns) for part in parts]
+        return dx, dy, dvx, dvy, speed

@@ -18,10 +18,10 @@ class Traffic(Protocol):
 
     ids: Tensor
 
-    def relative(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def relative(self, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """dx, dy, dvx, dvy (S, M) relative to the ego, m and m/s, and the speed (S, M); NaN-free.
 
-        Vehicles that are not there are infinitely far away.
+        Vehicles that are not there are very far away. ``columns`` (S, m) picks some of ``ids``; None: all.
         """
         ...
 
@@ -119,9 +119,10 @@ class RingTraffic:
             free = (spacing - ring.vehicle - ring.standstill) / ring.headway
             self.speed.clamp_(max=max(free, 0.0))
         offset = torch.arange(ring.lanes, device=device, dtype=torch.float64) * ring.lane_width
-        self.across = torch.cat([offset, -ring.median - offset])[:, None].expand(lanes, count)
-        self.sign = torch.where(lane < ring.lanes, 1.0, -1.0).double()
+        across = torch.cat([offset, -ring.median - offset])[:, None].expand(lanes, count).flatten()
         self.ego = (ring.lanes // 2) * count
+        self._offsets = across - across[self.ego]
+        self._signs = torch.where(lane < ring.lanes, 1.0, -1.0).double().expand(lanes, count).flatten()
         others = torch.arange(lanes * count, device=device)
         self._others = others[others != self.ego]
         self.ids = self._others.expand(len(scenarios), -1)
@@ -142,19 +143,15 @@ class RingTraffic:
         self.place = self.place + self.speed * self.dt
         self.place = torch.where(self.place >= self.metres, self.place - self.metres, self.place)
 
-    def relative(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def relative(self, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See :class:`Traffic`. Positions wrap around the ring."""
-        x = (self.sign * self.place).flatten(1)
-        speed = self.speed.flatten(1)
-        v = (self.sign * self.speed).flatten(1)
-        y = self.across.flatten()
-        ego = self.ego
-        dx = x - x[:, ego : ego + 1]
+        pick = self.ids if columns is None else self._others[columns]
+        place, speeds, ego = self.place.flatten(1), self.speed.flatten(1), self.ego
+        sign, speed = self._signs[pick], speeds.gather(1, pick)
+        dx = sign * place.gather(1, pick) - place[:, ego : ego + 1]  # the ego drives in the positive direction
         dx = dx - self.metres * torch.round(dx / self.metres)
-        dy = (y - y[ego]).expand_as(dx)
-        dv = v - v[:, ego : ego + 1]
-        pick = self._others
-        return dx[:, pick], dy[:, pick], dv[:, pick], torch.zeros_like(dx[:, pick]), speed[:, pick]
+        dv = sign * speed - speeds[:, ego : ego + 1]
+        return dx, self._offsets[pick], dv, torch.zeros_like(dx), speed
 
 
 def contact_time(dx: Tensor, dy: Tensor, dvx: Tensor, dvy: Tensor, reach: float, longest: float = 60.0) -> Tensor:
