@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from decathlon.errors import DataError
-from decathlon.tasks.cave.simulator.loop import Recording
+from decathlon.tasks.cave.simulator.outcome import Recording
 from decathlon.tasks.cave.simulator.settings import Settings
 
 SPAN = 4.0
 PANELS = 6
-FRAMES = 60
+FRAMES = 30
 _COLOURS = {"upload": "tab:blue", "compute": "tab:green", "return": "tab:orange"}
 _ENDS = {
     "returned first": ("o", "black"),

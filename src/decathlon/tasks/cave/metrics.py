@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from decathlon.tasks.cave.simulator.loop import DONE, FAILED, Outcome
+from decathlon.tasks.cave.simulator.outcome import DONE, FAILED, Outcome
 from decathlon.tasks.cave.simulator.settings import Settings
 
 Row = dict[str, Any]

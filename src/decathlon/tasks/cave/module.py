@@ -15,7 +15,8 @@ from decathlon.errors import ConfigError
 from decathlon.rows import append, mend, read_rows, rows_path
 from decathlon.tasks.cave.metrics import Row, instance_metrics, scenario_rows, simulation_metrics
 from decathlon.tasks.cave.planners import Planner
-from decathlon.tasks.cave.simulator.loop import Recording, Simulator
+from decathlon.tasks.cave.simulator.loop import Simulator
+from decathlon.tasks.cave.simulator.outcome import Recording
 from decathlon.tasks.cave.simulator.settings import Settings
 from decathlon.tasks.cave.sources import Source
 

@@ -60,7 +60,7 @@ def _solve(epoch: Epoch, seconds: float | None) -> tuple[Tensor | None, bool]:
     costs = [alone[k, n] for k, n in pairs]
     rows: list[dict[int, float]] = []
     low: list[float] = []
-    for k in np.flatnonzero(still):
+    for k in np.flatnonzero(still).tolist():
         rows.append({column[k, n]: share[k, n] for n in range(epoch.slots) if (k, n) in column})
         low.append(_COVERED)
     for n in range(epoch.slots):

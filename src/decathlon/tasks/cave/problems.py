@@ -57,7 +57,8 @@ class LeastLatency:
         self.rows = torch.zeros((tasks + 1, max(vehicles, 1), *batch), dtype=torch.float64, device=epoch.device)
         self.over_tasks, self.over_vehicles = halves(self.parts, 1), halves(self.rows, 1)
         self.load_added, self.cost_added = self.parts[0, 0], self.parts[1, 0]
-        self.filled, self.each = (self.rows[:-1], self.rows[-1]) if vehicles else (None, None)
+        self.filled = self.rows[:-1]
+        self.each: Tensor | None = self.rows[-1] if vehicles else None
         self.slack, self.total = self.rows[:-1, 0], self.rows[-1, 0]
 
     def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:

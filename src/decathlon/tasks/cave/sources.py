@@ -78,8 +78,9 @@ class Source:
 
     def _frames(self) -> dict[str, Any]:
         if self.kind == "sumo":
-            key = {"version": _VERSION, "options": self.options, "seed": int(self.dataset.get("sumo_seed", 0))}
-            return cached_state(self.root, "cave-sumo", key, lambda: simulate(self.options, key["seed"]))  # type: ignore[call-overload]
+            seed = int(self.dataset.get("sumo_seed", 0))
+            key = {"version": _VERSION, "options": self.options, "seed": seed}
+            return cached_state(self.root, "cave-sumo", key, lambda: simulate(self.options, seed))
         path = self._file()
         span = (self.dataset.get("start"), self.dataset.get("end"))
         key = {"version": _VERSION, "file": sha256(path), "kind": path.suffix, "span": list(span)}

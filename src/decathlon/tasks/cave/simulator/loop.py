@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,63 +10,13 @@ from decathlon.tasks.cave import streams
 from decathlon.tasks.cave.epoch import Epoch
 from decathlon.tasks.cave.planners import Planner
 from decathlon.tasks.cave.simulator.channel import PRESETS, Shadowing, blockage_loss, link_rate
+from decathlon.tasks.cave.simulator.outcome import DONE, FAILED, RUNNING, WAITING, Outcome, Recording
 from decathlon.tasks.cave.simulator.replicas import Replicas, advance, frozen_shares
 from decathlon.tasks.cave.simulator.settings import Settings
 from decathlon.tasks.cave.simulator.traffic import TrafficModel, contact_time
 from decathlon.tasks.cave.simulator.world import arrivals, lenders, lifetimes
 
-WAITING, RUNNING, DONE, FAILED = range(4)
 _LATE = 1e-9
-
-
-@dataclass
-class Outcome:
-    """What became of the tasks of S scenarios, padded to A.
-
-    Attributes:
-        arrival: (S, A) s; infinite for padding. finish: (S, A) s, of the first returned replica; infinite without one.
-        status: (S, A) WAITING, RUNNING, DONE or FAILED at the end.
-        replicas: (S, A) how many were started. planned: (S, A) reliability at its last decision; NaN before one.
-        hopeless: (S, A) bool, planned by best effort at its last decision.
-        spent, wasted: (S,) Gcycle computed, and that part of it whose replica was cancelled or lost.
-        offered: (S,) Gcycle that vehicles in range and the ego could have computed, in the counted span.
-        used: (S,) Gcycle computed in the counted span.
-        inside: (S, ticks) tasks in the system at each tick.
-        objective: (S,) sum of J over decisions; decisions: (S,) how many had tasks.
-        seconds: of planning, for the whole batch.
-    """
-
-    arrival: Tensor
-    finish: Tensor
-    status: Tensor
-    replicas: Tensor
-    planned: Tensor
-    hopeless: Tensor
-    spent: Tensor
-    wasted: Tensor
-    offered: Tensor
-    used: Tensor
-    inside: Tensor
-    objective: Tensor
-    decisions: Tensor
-    seconds: float = 0.0
-
-
-@dataclass
-class Recording:
-    """What one scenario looked like, for figures; plain numbers.
-
-    Attributes:
-        frames: per tick the time, and per lender in range its column, position, and Gcycle/s.
-        replicas: per replica task, vehicle, began, sent, computed, ended, and its fate.
-        arrivals: s.
-    """
-
-    scenario: int
-    reach: float
-    frames: list[dict] = field(default_factory=list)
-    replicas: list[dict] = field(default_factory=list)
-    arrivals: list[float] = field(default_factory=list)
 
 
 class Simulator:
@@ -210,8 +159,8 @@ class _Episode:
     def _candidates(self, busy: Tensor) -> tuple[Tensor, Tensor]:
         """(s, N) columns of the lenders in range that stay longest, the ego first; and which of them are there."""
         settings = self.settings
-        parts = (part[busy] for part in (self.dx, self.dy, self.dvx, self.dvy))
-        contact = contact_time(*parts, self.reach, settings.longest)
+        dx, dy, dvx, dvy = (part[busy] for part in (self.dx, self.dy, self.dvx, self.dvy))
+        contact = contact_time(dx, dy, dvx, dvy, self.reach, settings.longest)
         self.contact = torch.where(self.in_range[busy], contact, -1.0)
         room = settings.candidates - settings.local
         # Always as many slots as there may be: a decision must not depend on who else is in the batch.
@@ -322,7 +271,8 @@ class _Episode:
         wasted = spent if isinstance(fate, str) else torch.where(fate[gone] == 0, 0.0, spent)
         self.wasted.index_add_(0, rows.scenario, wasted)
         if self.recording is not None:
-            self._log(rows, end[gone], fate if isinstance(fate, str) else fate[gone])
+            mine = rows.scenario.eq(self.recorded if self.recorded is not None else -1)
+            self.recording.log(rows.select(mine), end[gone][mine], fate if isinstance(fate, str) else fate[gone][mine])
         self.table = self.table.select(~gone)
         flat = rows.scenario * self.status.shape[1] + rows.task
         self.active.index_add_(0, flat, -torch.ones_like(flat))
@@ -338,34 +288,20 @@ class _Episode:
         attempts[orphans] += again.long()
         self.ended.index_add_(0, orphans // self.status.shape[1], (~again).long())
 
-    def _log(self, rows: Replicas, end: Tensor, fate: "Tensor | str") -> None:
-        assert self.recording is not None
-        names = ("returned first", "cancelled", "failed")
-        for place in (rows.scenario == self.recorded).nonzero()[:, 0].tolist():
-            self.recording.replicas.append(
-                {
-                    "task": int(rows.task[place]), "vehicle": int(rows.vehicle[place]),
-                    "began": float(rows.began[place]), "sent": float(rows.sent[place]),
-                    "computed": float(rows.computed[place]), "ended": float(end[place]),
-                    "fate": fate if isinstance(fate, str) else names[int(fate[place])],
-                }
-            )  # fmt: skip
-
     def _film(self, now: float) -> None:
         assert self.recording is not None and self.recorded is not None
-        s = self.recorded
+        s, table = self.recorded, self.table
         shown = 1.6 * self.reach
-        near = self.lenders.there[s] & (self.dx[s].abs() <= shown) & (self.dy[s].abs() <= shown)
-        near = near.nonzero()[:, 0]
-        mine = self.table.scenario == s
+        close = self.lenders.there[s] & (self.dx[s].abs() <= shown) & (self.dy[s].abs() <= shown)
+        near = close.nonzero()[:, 0]
+        mine = table.scenario == s
+        waiting = (self.tasks.arrival[s] <= now) & (self.status[s] == WAITING)
         self.recording.frames.append(
             {
-                "time": now,
-                "vehicle": (near + 1).tolist(), "x": self.dx[s, near].tolist(), "y": self.dy[s, near].tolist(),
-                "speed": self.lenders.speed[s, near + 1].tolist(), "in_range": self.in_range[s, near].tolist(),
-                "running": self.table.vehicle[mine].tolist(),
-                "sending": (self.table.upload[mine] > 0).tolist(),
-                "waiting": int(((self.tasks.arrival[s] <= now) & (self.status[s] == WAITING)).sum()),
+                "time": now, "vehicle": (near + 1).tolist(), "x": self.dx[s, near].tolist(),
+                "y": self.dy[s, near].tolist(), "speed": self.lenders.speed[s, near + 1].tolist(),
+                "in_range": self.in_range[s, near].tolist(), "running": table.vehicle[mine].tolist(),
+                "sending": (table.upload[mine] > 0).tolist(), "waiting": int(waiting.sum()),
             }
         )  # fmt: skip
 
