@@ -103,7 +103,7 @@ class CaveModule(L.LightningModule):
             rows = self._decide(left)
         else:
             place = left.tolist().index(0) if self.figures and 0 in left else None
-            outcome, recording = self.simulator.run(left.to(self.device), place)
+            outcome, recording = self.simulator.run(left.to(self.device), place, _Progress(left.tolist()))
             rows = scenario_rows(left.tolist(), outcome, self.settings)
             if recording is not None:
                 self._draw(recording)
@@ -149,6 +149,20 @@ class CaveModule(L.LightningModule):
                 log.warning("no task arrived in the counted span: latency and reliability are not defined")
         for name, value in metrics.items():
             self.log(f"test/{name}", float(value), rank_zero_only=False, sync_dist=False)
+
+
+class _Progress:
+    """Says every few seconds how far a batch is: it may be the only one, for which Lightning's bar has one step."""
+
+    EVERY = 5.0
+
+    def __init__(self, scenarios: list[int]) -> None:
+        self.scenarios, self.said = scenarios, time.monotonic()
+
+    def __call__(self, share: float) -> None:
+        if time.monotonic() - self.said >= self.EVERY and share < 1:
+            self.said = time.monotonic()
+            log.info("scenarios %d to %d: %.0f %% simulated", self.scenarios[0], self.scenarios[-1], 100 * share)
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:

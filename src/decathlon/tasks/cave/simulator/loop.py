@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,11 +33,20 @@ class Simulator:
             raise ValueError(f"allocation=srpt needs sharing=work_conserving, not sharing={settings.sharing}")
         self.settings, self.traffic, self.planner, self.seed = settings, traffic, planner, seed
 
-    def run(self, scenarios: Tensor, record: int | None = None) -> tuple[Outcome, Recording | None]:
-        """Simulate the scenarios with these ids (S,); ``record`` is the place of one that is recorded."""
+    def run(
+        self, scenarios: Tensor, record: int | None = None, progress: Callable[[float], None] | None = None
+    ) -> tuple[Outcome, Recording | None]:
+        """Simulate the scenarios with these ids (S,).
+
+        Args:
+            record: the place of one that is recorded.
+            progress: told after every tick which share of them is done.
+        """
         episode = _Episode(self, scenarios, record)
         for tick in range(self.settings.ticks):
             episode.tick(tick)
+            if progress is not None:
+                progress((tick + 1) / self.settings.ticks)
         return episode.outcome(), episode.recording
 
 
