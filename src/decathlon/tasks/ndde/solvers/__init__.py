@@ -1,0 +1,1 @@
+"""Solvers of forward and inverse problems, all on the same problem object."""
