@@ -83,8 +83,17 @@ class DDE:
             found += [Slot(f"history{k}", Unknown(start), False) for k, start in enumerate(self.history.starts)]
         return found
 
+    def components(self, i: int, derivative: bool) -> set[int]:
+        """Which components the right-hand side reads at delay i."""
+        named = {j for number, j, slope in self.reads if number == i and slope == derivative}
+        return set(range(self.size)) if None in named else {j for j in named if j is not None}
+
     def at(self, values: Tensor) -> "Instance":
-        """The problem with its unknowns replaced by ``values`` (m,), in the order of ``slots``."""
+        """The problem with its unknowns replaced by ``values``, in the order of ``slots``.
+
+        Args:
+            values: (m,), or (m, N) where each of N points of time is to have values of its own.
+        """
         given = iter(values)
         delays = [next(given) if isinstance(d, Unknown) else d for d in self.delays]
         named = {name: next(given) if isinstance(p, Unknown) else p for name, p in self.parameters.items()}
@@ -329,6 +338,8 @@ class Delayed:
             if j is not None and not 0 <= j < self._problem.size:
                 raise ValueError(f"the right-hand side reads component {j}; the problem has {self._problem.size}")
             self._seen.add((i, j, derivative))
+        elif (i, j, derivative) not in self._problem.reads:
+            raise ValueError(f"the right-hand side reads delay {i} now and did not when the problem was made")
         value = self._read(i, True) if derivative else self._read(i)
         if j is not None:
             return value[j]
@@ -357,6 +368,10 @@ def _number(value: Any) -> Tensor:
     if found.numel() != 1:
         raise ValueError(f"{tuple(found.shape)} numbers were given where one is needed")
     return found.reshape(())
+
+
+def _scalar_or_given(value: Any, values: Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) and values.ndim == 2 and value.ndim == 1 else _number(value)
 
 
 def _call(function: Callable[..., Any], needed: int, *arguments: Any, p: SimpleNamespace) -> Any:
