@@ -97,11 +97,18 @@ class DDE:
         given = iter(values)
         delays = [next(given) if isinstance(d, Unknown) else d for d in self.delays]
         named = {name: next(given) if isinstance(p, Unknown) else p for name, p in self.parameters.items()}
-        p = SimpleNamespace(**{name: _number(value) for name, value in named.items()})
+        p = SimpleNamespace(**{name: _one_or_many(value, values) for name, value in named.items()})
+        lags = [d if callable(d) else _one_or_many(d, values) for d in delays]
         rest = list(given)
-        return Instance(
-            self, [d if callable(d) else _number(d) for d in delays], p, torch.stack(rest) if rest else None
-        )
+        return Instance(self, lags, p, torch.stack(rest) if rest else None)
+
+    @property
+    def history_depends(self) -> bool:
+        """Whether the history depends on unknowns."""
+        if isinstance(self.history, Unknown | UnknownHistory):
+            return True
+        named = any(isinstance(p, Unknown) for p in self.parameters.values())
+        return named and callable(self.history) and takes(self.history, 2)
 
     def instance(self) -> "Instance":
         """The problem as it is, if nothing in it is unknown.
@@ -370,7 +377,7 @@ def _number(value: Any) -> Tensor:
     return found.reshape(())
 
 
-def _scalar_or_given(value: Any, values: Tensor) -> Tensor:
+def _one_or_many(value: Any, values: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) and values.ndim == 2 and value.ndim == 1 else _number(value)
 
 

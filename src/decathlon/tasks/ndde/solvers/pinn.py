@@ -95,8 +95,8 @@ class Pinn(Solver):
 
     def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
         super().begin(problem, observations, seed)
-        if self.second == "lm" and any(slot.name.startswith("history") for slot in problem.slots):
-            raise ConfigError("second=lm cannot train an unknown history; choose second=bfgs")
+        if self.second == "lm" and problem.history_depends:
+            raise ConfigError("second=lm cannot train a history that depends on unknowns; choose second=bfgs")
         scales = output_scales(self.output_scale, problem.size)
         self.form = Form(self.architecture, scales, self.hard, problem.span[0])
         self.size = problem.size * self.architecture.count
