@@ -2,20 +2,23 @@
 
 from typing import Any
 
+from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.tasks.ndde.observations import observe
 from decathlon.tasks.ndde.problem import DDE
-from decathlon.tasks.ndde.solvers.shooting import Shooting
+from decathlon.tasks.ndde.solvers.base import Solver
 from decathlon.tasks.ndde.verdict import Fit
 
+METHODS = {"shooting": "Shooting", "windows": "Windows", "pinn": "Pinn"}
 
-def fit(problem: DDE, times: Any, values: Any, method: Any = None, seed: int = 0, **options: Any) -> Fit:
+
+def fit(problem: DDE, times: Any, values: Any, method: str | Solver = "shooting", seed: int = 0, **options: Any) -> Fit:
     """Find the ``Unknown`` delays, parameters and history of a problem.
 
     Args:
         times: (N,). values: (n, N), for one unknown (N,); NaN where nothing was observed.
-        method: ``"shooting"`` (the default: least squares over the method of steps), ``"windows"``, ``"pinn"``, or a
-            solver of ``decathlon.tasks.ndde.solvers``.
+        method: ``shooting`` (least squares over the method of steps), ``windows`` (all windows and unknowns at once, for
+            starts that shooting does not come back from), ``pinn`` (networks), or a solver.
         seed: of what the method draws.
         options: of the method, such as ``starts=20``.
 
@@ -24,17 +27,16 @@ def fit(problem: DDE, times: Any, values: Any, method: Any = None, seed: int = 0
     """
     if not problem.slots:
         raise ValueError("nothing in the problem is unknown: make a delay or a parameter Unknown(start)")
-    solver = method if not (method is None or isinstance(method, str)) else _named(method or "shooting", options)
+    if isinstance(method, Solver):
+        if options:
+            raise ConfigError(f"the solver is made already: it takes no {', '.join(options)} here")
+        solver = method
+    elif method in METHODS:
+        place = f"decathlon.tasks.ndde.solvers.{METHODS[method]}"
+        solver = build({"class": place, "name": method, **options}, called="method")
+    else:
+        raise ConfigError(f"method={method} is unknown; choose {', '.join(METHODS)}, or give a solver")
     solver.begin(problem, observe(problem, times, values), seed)
     for _ in range(solver.blocks):
         solver.advance()
     return solver.fit()
-
-
-def _named(name: str, options: dict[str, Any]) -> Any:
-    from decathlon.build import build
-
-    places = {"shooting": f"{Shooting.__module__}.Shooting"}
-    if name not in places:
-        raise ConfigError(f"method={name} is unknown; choose {', '.join(places)}")
-    return build({"class": places[name], "name": name, **options}, called="method")

@@ -96,7 +96,10 @@ def plain(architecture: Architecture, flat: Tensor, t: Tensor) -> tuple[Tensor, 
         flat: (count,), or (N, count): a network of its own for each time.
     """
     parameters = architecture.split(flat if flat.ndim == 2 else flat[None])
-    weights, biases = parameters[0 : 2 * len(architecture.widths) + 2 : 2], parameters[1 : 2 * len(architecture.widths) + 2 : 2]
+    weights, biases = (
+        parameters[0 : 2 * len(architecture.widths) + 2 : 2],
+        parameters[1 : 2 * len(architecture.widths) + 2 : 2],
+    )
     scale = torch.ones_like(t)
     if architecture.first == "sin":
         scale = parameters[-1].exp() if architecture.log_kappa else parameters[-1]

@@ -14,6 +14,7 @@ from decathlon.tasks.ndde.problems.standard import (
     pantograph,
     state_dep,
     stiff,
+    wavy,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "sir",
     "state_dep",
     "stiff",
+    "wavy",
 ]

@@ -108,3 +108,12 @@ def pantograph(end: float = 10.0) -> DDE:
         return total
 
     return DDE(rhs, [lambda t, y: t / 2], None, (0.0, end), initial=1.0, exact=exact)
+
+
+def wavy(tau: Any = 1.0, end: float = 10.0) -> DDE:
+    """``y' = -y(t - tau)`` after a history ``1 + sin(3 t)/2``: what is unknown before the start matters for long."""
+
+    def rhs(t: Tensor, y: Tensor, delayed: Any) -> Tensor:
+        return -delayed(0)
+
+    return DDE(rhs, [tau], lambda t: 1 + torch.sin(3 * t) / 2, (0.0, end))

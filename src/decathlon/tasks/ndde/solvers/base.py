@@ -30,12 +30,21 @@ class Solver:
             ConfigError: in one line, if this solver cannot treat it.
         """
         self.problem, self.observations, self.seed = problem, observations, int(seed)
+        self.accept(problem)
+        if problem.slots and observations is None:
+            names = ", ".join(slot.name for slot in problem.slots)
+            raise ConfigError(f"{type(self).__name__} needs observations to estimate {names}")
+
+    def accept(self, problem: DDE) -> None:
+        """Refuse a problem that this solver cannot treat.
+
+        Raises:
+            ConfigError: in one line, why.
+        """
         name = type(self).__name__
         if problem.slots and not self.inverse:
             unknown = ", ".join(slot.name for slot in problem.slots)
             raise ConfigError(f"{name} cannot estimate unknowns ({unknown}); choose Pinn, Windows or Shooting")
-        if problem.slots and observations is None:
-            raise ConfigError(f"{name} needs observations to estimate {', '.join(slot.name for slot in problem.slots)}")
         if not problem.slots and not self.forward:
             raise ConfigError(f"{name} estimates unknowns, and this problem has none; choose another solver")
 

@@ -101,7 +101,9 @@ class Cascade:
         curve = _CurveCandidate(Pieces(self.basis, self.edges, c), jacobian)
         count, n = len(self.t), self.problem.size
         own = flat[self.size :, None].expand(-1, count).clone().requires_grad_(jacobian)
-        values = own if jacobian and not self.problem.history_depends else flat[self.size :].clone().requires_grad_(jacobian)
+        values = (
+            own if jacobian and not self.problem.history_depends else flat[self.size :].clone().requires_grad_(jacobian)
+        )
         instance = self.problem.at(values)
         residual, _ = Collocation(self.t).residual(instance, curve)
         factor = math.sqrt(weight / count)
@@ -149,7 +151,9 @@ class Cascade:
         n, windows = self.problem.size, self.shape[0]
         w = torch.arange(windows - 1).repeat_interleave(n)
         j = torch.arange(n).repeat(windows - 1)
-        rows = self._linear(right[:, None].expand(-1, len(w)), w, j) - self._linear(left[:, None].expand(-1, len(w)), w + 1, j)
+        rows = self._linear(right[:, None].expand(-1, len(w)), w, j) - self._linear(
+            left[:, None].expand(-1, len(w)), w + 1, j
+        )
         rows = 1e3 * rows
         return rows[:, : self.size] @ c.reshape(-1), rows
 
@@ -177,7 +181,11 @@ class Cascade:
         return gap, rows
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"stage": self.stage, "start": self.start, "ends": [[value, x] for value, x in self.ends]}
+        state: dict[str, Any] = {
+            "stage": self.stage,
+            "start": self.start,
+            "ends": [[value, x] for value, x in self.ends],
+        }
         if self.minimiser is not None:
             state["minimiser"] = self.minimiser.state_dict()
         return state

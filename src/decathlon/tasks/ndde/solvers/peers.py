@@ -47,12 +47,17 @@ class _Peer(Solver):
 
     def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
         super().begin(problem, observations, seed)
+        self.times = uniform_times(problem, self.outputs)
+
+    def accept(self, problem: DDE) -> None:
+        super().accept(problem)
         package(self.name)
         if any(callable(delay) for delay in problem.delays) or problem.neutral:
-            raise ConfigError(f"{self.name} is run on constant delays without delayed slopes; choose steps, spectral, pinn")
+            raise ConfigError(
+                f"{self.name} is run on constant delays without delayed slopes; choose steps, spectral, pinn"
+            )
         if problem.initial is not None:
             raise ConfigError(f"{self.name} is run on problems that start from their history; choose steps")
-        self.times = uniform_times(problem, self.outputs)
 
     def advance(self) -> dict[str, float]:
         self.table = self.run(self.problem.instance(), self.times)
@@ -154,6 +159,11 @@ class JiTCDDE(_Peer):
             raise ValueError(f"rtol={rtol} and atol={atol} must be positive")
         self.rtol, self.atol = float(rtol), float(atol)
 
+    def accept(self, problem: DDE) -> None:
+        super().accept(problem)
+        if problem.span[0] != 0:
+            raise ConfigError("jitcdde is run on problems that start at 0; choose steps")
+
     def run(self, instance: Instance, times: Tensor) -> Tensor:
         return self.integrate(self.prepare(instance), times)
 
@@ -164,16 +174,12 @@ class JiTCDDE(_Peer):
         lags = [float(lag) for lag in instance.lags if isinstance(lag, Tensor)]
         from decathlon.tasks.ndde.solvers.symbols import Symbol, symbolic_rhs
 
-        # It forgets what is older than the longest delay; all is kept here, for the output.
-        t, length = jitcdde.t, problem.span[1] - problem.span[0]
+        t = jitcdde.t
         rows = symbolic_rhs(
             problem, instance.p, Symbol(t), [Symbol(jitcdde.y(j)) for j in range(n)],
             [[Symbol(jitcdde.y(j, t - lag)) for j in range(n)] for lag in lags],
         )  # fmt: skip
         made = jitcdde.jitcdde([row.expression for row in rows], n=n, verbose=False)
-        start = problem.span[0]
-        if start != 0:
-            raise ConfigError("jitcdde is run on problems that start at 0")
 
         def past(time: float) -> np.ndarray:
             return instance.past(torch.tensor([float(time)], dtype=torch.float64))[:, 0].numpy()
@@ -184,12 +190,15 @@ class JiTCDDE(_Peer):
         else:
             made.past_from_function(past)
         made.generate_lambdas()
-        made.max_delay = max(lags) + length
         made.set_integration_parameters(rtol=self.rtol, atol=self.atol, first_step=1e-3, max_step=10.0)
         return made
 
     def integrate(self, made: Any, times: Tensor) -> Tensor:
         """Values (n, outputs)."""
+        made._initiate()
+        made.DDE.forget = lambda delay: (
+            None
+        )  # it would drop what is older than the longest delay, before it is read here
         made.step_on_discontinuities()
         grid = times.numpy()
         early = grid <= made.t

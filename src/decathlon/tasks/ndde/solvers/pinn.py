@@ -84,19 +84,33 @@ class Pinn(Solver):
             if value not in choices:
                 raise ValueError(f"{name}={value} is unknown; choose {', '.join(choices)}")
         if points < 2 or adam < 0 or bfgs < 0 or adam + bfgs < 1 or decay < 1:
-            raise ValueError(f"points={points}, adam={adam}, bfgs={bfgs}, decay={decay}: at least 2 points, 1 step, 1 decay")
+            raise ValueError(
+                f"points={points}, adam={adam}, bfgs={bfgs}, decay={decay}: at least 2 points, 1 step, 1 decay"
+            )
         if not (lr > 0 and math.isfinite(lr)) or not 0 <= floor < 1:
             raise ValueError(f"lr={lr} must be positive and floor={floor} from 0 to 1")
         self.architecture = Architecture(tuple(int(w) for w in widths), first, float(kappa), bool(log_kappa))
-        self.points, self.adam, self.bfgs, self.lr, self.rate, self.decay = int(points), int(adam), int(bfgs), lr, rate, int(decay)
+        self.points, self.adam, self.bfgs, self.lr, self.rate, self.decay = (
+            int(points),
+            int(adam),
+            int(bfgs),
+            lr,
+            rate,
+            int(decay),
+        )
         self.second, self.weights, self.fixed, self.stage2, self.floor = second, weights, fixed, stage2, float(floor)
         self.hard, self.recipe, self.init, self.sampling = constraint == "hard", recipe, init, sampling
         self.output_scale = output_scale
+        weighting.fixed_weights(fixed, [])
+
+    def accept(self, problem: DDE) -> None:
+        super().accept(problem)
+        output_scales(self.output_scale, problem.size)
+        if self.second == "lm" and problem.history_depends:
+            raise ConfigError("second=lm cannot train a history that depends on unknowns; choose second=bfgs")
 
     def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
         super().begin(problem, observations, seed)
-        if self.second == "lm" and problem.history_depends:
-            raise ConfigError("second=lm cannot train a history that depends on unknowns; choose second=bfgs")
         scales = output_scales(self.output_scale, problem.size)
         self.form = Form(self.architecture, scales, self.hard, problem.span[0])
         self.size = problem.size * self.architecture.count
@@ -115,7 +129,6 @@ class Pinn(Solver):
         self.minimiser: BFGS | LevenbergMarquardt | None = None
         self.history: list[list[float]] = []
         self.kinds = self._kinds()
-        weighting.fixed_weights(self.fixed, self.kinds)
 
     def _collocation(self) -> Tensor:
         random = generator("collocation", self.seed)
@@ -311,5 +324,3 @@ class Pinn(Solver):
             x = self.flat.detach().numpy().copy()
             self.minimiser = BFGS(x) if self.second == "bfgs" else LevenbergMarquardt(x)
             self.minimiser.load_state_dict(state["minimiser"])
-
-

@@ -11,6 +11,7 @@ from decathlon.randomness import numpy_generator
 from decathlon.tasks.ndde.observations import Observations
 from decathlon.tasks.ndde.problem import DDE
 from decathlon.tasks.ndde.solvers.base import Solver
+from decathlon.tasks.ndde.unknown import UnknownHistory
 from decathlon.tasks.ndde.verdict import Fit, conclude, residuals_and_jacobian
 
 HUGE = 1e6
@@ -26,24 +27,32 @@ class Shooting(Solver):
         iterations: at most, of each search.
         loss: of the residuals, as in ``least_squares``: linear, soft_l1, huber, cauchy, arctan. scale: of the residuals
             where the loss bends.
+        history: ``given``, or ``constant``: an unknown history is taken for a constant.
     """
 
     forward, inverse = False, True
 
     def __init__(
         self, starts: int = 6, steps: int = 100, fine_steps: int = 1000, iterations: int = 40,
-        loss: str = "linear", scale: float = 1.0,
+        loss: str = "linear", scale: float = 1.0, history: str = "given",
     ) -> None:  # fmt: skip
         if min(starts, steps, fine_steps, iterations) < 1:
             raise ValueError("starts, steps, fine_steps and iterations must be at least 1")
         if loss not in ("linear", "soft_l1", "huber", "cauchy", "arctan"):
             raise ValueError(f"loss={loss} is unknown; choose linear, soft_l1, huber, cauchy, arctan")
+        if history not in ("given", "constant"):
+            raise ValueError(f"history={history} is unknown; choose given or constant")
+        self.history = history
         if not scale > 0:
             raise ValueError(f"scale={scale} must be positive")
         self.starts, self.steps, self.fine_steps = int(starts), int(steps), int(fine_steps)
         self.iterations, self.loss, self.scale = int(iterations), loss, float(scale)
 
     def begin(self, problem: DDE, observations: Observations | None, seed: int = 0) -> None:
+        if self.history == "constant" and isinstance(problem.history, UnknownHistory):
+            old = problem.history
+            starts = old.starts[:: old.degree + 1]
+            problem = problem.known(history=UnknownHistory(old.reach, 0, starts, old.size))
         super().begin(problem, observations, seed)
         self.points = self._points()
         self.best, self.best_cost, self.tried = torch.from_numpy(self.points[0].copy()), math.inf, 0

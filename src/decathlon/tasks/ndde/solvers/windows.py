@@ -38,8 +38,8 @@ class _Windowed(Solver):
     def basis(self) -> Basis:
         raise NotImplementedError
 
-    def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
-        super().begin(problem, observations, seed)
+    def accept(self, problem: DDE) -> None:
+        super().accept(problem)
         if problem.initial is not None and problem.history is not None:
             raise ConfigError(f"{type(self).__name__} needs a solution that is continuous at the start; choose Steps")
 
@@ -121,7 +121,9 @@ class Windows(_Windowed):
             assert observations is not None
             windows, features, points = self.inverse_shape
             basis = RandomFeatures(features, self.spread, seed)
-            self.cascade = Cascade(problem, observations, basis, windows, points, self.weights, self.iterations, self.starts)
+            self.cascade = Cascade(
+                problem, observations, basis, windows, points, self.weights, self.iterations, self.starts
+            )
 
     @property
     def blocks(self) -> int:
@@ -167,7 +169,9 @@ def solve_by_windows(instance: Instance, basis: Basis, windows: int, points: int
     left, worst = instance.initial.detach(), 0.0
     x = chebyshev_roots(points)
     # The constant function with the start value, as first guess.
-    ones = torch.linalg.lstsq(basis.at(x)[0].t(), torch.ones(points, 1, dtype=torch.float64), driver="gelsd").solution[:, 0]
+    ones = torch.linalg.lstsq(basis.at(x)[0].t(), torch.ones(points, 1, dtype=torch.float64), driver="gelsd").solution[
+        :, 0
+    ]
     for w in range(count):
         t = edges[w] + (edges[w + 1] - edges[w]) * (x + 1) / 2
         found, error = _window(instance, pieces, w, t, left, left[:, None] * ones)
