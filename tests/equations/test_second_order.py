@@ -1,5 +1,6 @@
 """BFGS with rank-two updates and Levenberg-Marquardt against SciPy and closed forms."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_the_update_is_that_of_scipy() -> None:
     result = minimize(function, start, jac=True, method="BFGS", callback=lambda x: path.append(x.copy()),
                       options={"maxiter": 20, "gtol": 1e-9})  # fmt: skip
     ours = BFGS(start)
-    for before, after in zip(path[:-1], path[1:]):
+    for before, after in pairwise(path):
         ours.update(after - before, function(after)[1] - function(before)[1])
     assert len(path) > 10
     assert np.abs(ours.inverse_hessian() - result.hess_inv).max() < 1e-8

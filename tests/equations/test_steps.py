@@ -1,6 +1,7 @@
 """The method of steps: order, closed forms, delays that are short, vanish, or depend on the state; derivatives."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_the_linear_problem_against_its_closed_form(tau: float) -> None:
 def test_order_four_when_the_step_divides_the_delay() -> None:
     t = torch.linspace(0, 10, 1001, dtype=torch.float64)
     errors = [float((linear(scalar(1.0), step)(t)[0] - exact(t, 1.0)).abs().max()) for step in (0.1, 0.05, 0.025)]
-    for coarse, fine in zip(errors, errors[1:]):
+    for coarse, fine in pairwise(errors):
         assert 14 < coarse / fine < 18
 
 

@@ -1,4 +1,4 @@
-"""Piecewise cubic Hermite polynomials with a history before their first node: the dense output of the method of steps."""
+"""Piecewise cubic Hermite polynomials with a history before their first node."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,8 @@ class PiecewiseHermite:
 
         Args:
             s: times; beyond the last node the last piece is continued.
-            side: small displacements that say which piece counts at a node: negative the one before, else the one after.
+            side: small displacements that say which piece counts at a node: negative the one before, else the one
+                after.
             derivative: the slopes.
         """
         place = (s + side).detach()

@@ -1,4 +1,4 @@
-"""Line searches for smooth functions: strong Wolfe conditions (Nocedal and Wright, algorithms 3.5 and 3.6), and exact."""
+"""Line searches: strong Wolfe conditions (Nocedal and Wright, algorithms 3.5 and 3.6), and exact."""
 
 import math
 from collections.abc import Callable

@@ -78,7 +78,7 @@ class BFGS:
         return True
 
     def _first(self, direction: Array) -> float:
-        """Length that is tried first: 1, but in the first iteration, where H knows no scale, a step of length 1 at most."""
+        """Length that is tried first: 1, or, while H knows no scale, what makes a step of length 1 at most."""
         return min(1.0, 1.0 / float(np.linalg.norm(direction))) if self.fresh else 1.0
 
     def update(self, moved: Array, change: Array) -> None:

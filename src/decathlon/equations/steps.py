@@ -1,14 +1,14 @@
 """The method of steps for delay equations: Runge-Kutta of order four with cubic Hermite dense output.
 
-``y'(t) = f(t, y(t), y(t - lag_0), y(t - lag_1), ...)``, where delayed slopes may occur too. The mesh contains the breaking
-points of constant delays; those of delays that depend on time or on the solution are found where a delayed time crosses an
-earlier one.
+``y'(t) = f(t, y(t), y(t - lag_0), y(t - lag_1), ...)``, where delayed slopes may occur too. The mesh contains the
+breaking points of constant delays; those of delays that depend on time or on the solution are found where a delayed
+time crosses an earlier one.
 
-Many steps are made at once. For a guess of the values at the starts of K steps all the stages are evaluated together, and
-the sums of their increments are the next guess. Guess number j is exact in its first j steps, and its error elsewhere
-falls like ``(L W)^j / j!`` (L the Lipschitz constant, W the width of the K steps): a few evaluations of long vectors in
-place of K small ones. Where that does not settle, K is reduced, in the end to one. Delayed times inside the K steps are
-read from the guess, so delays that vanish or are shorter than a step need nothing else.
+Many steps are made at once. For a guess of the values at the starts of K steps all the stages are evaluated together,
+and the sums of their increments are the next guess. Guess number j is exact in its first j steps, and its error
+elsewhere falls like ``(L W)^j / j!`` (L the Lipschitz constant, W the width of the K steps): a few evaluations of
+long vectors in place of K small ones. Where that does not settle, K is reduced, in the end to one. Delayed times
+inside the K steps are read from the guess, so delays that vanish or are shorter than a step need nothing else.
 """
 
 import math
@@ -40,7 +40,8 @@ def integrate(
     step: float,
     neutral: bool = False,
 ) -> PiecewiseHermite:
-    """Solve a delay equation on ``span``; differentiable by everything that ``derivative``, lags and history close over.
+    """Solve a delay equation on ``span``; differentiable by everything that ``derivative``, lags and history close
+    over.
 
     Args:
         derivative: (t (N,), y (n, N), read) -> y' (n, N), where ``read(i)`` is y(t - lag_i), (n, N), and

@@ -1,4 +1,4 @@
-"""Delay differential equations, forward and inverse (NDDEs / PINN-DDEs, arXiv 2408.09202). Needs torch, NumPy and SciPy."""
+"""Delay differential equations, forward and inverse (arXiv 2408.09202). Needs torch, NumPy and SciPy."""
 
 from decathlon.tasks.ndde.fit import fit
 from decathlon.tasks.ndde.problem import DDE

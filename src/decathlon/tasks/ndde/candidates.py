@@ -12,7 +12,7 @@ from decathlon.tasks.ndde.residual import Key
 
 @dataclass
 class Form:
-    """How the networks make the solution: ``scale N(t)``, or ``y(t0) + (1 - exp(-(t - t0))) scale N(t)`` if ``hard``."""
+    """How networks make the solution: ``scale N(t)``; ``hard``: ``y(t0) + (1 - exp(-(t - t0))) scale N(t)``."""
 
     architecture: Architecture
     scales: Tensor

@@ -36,8 +36,8 @@ def make_problem(dataset: Mapping[str, Any]) -> DDE:
 def make_inverse(problem: DDE, dataset: Mapping[str, Any]) -> DDE:
     """The same problem with the ``unknown`` of the dataset config unknown.
 
-    Each entry is a name with a start, or with the arguments of ``Unknown``; ``history`` has those of ``UnknownHistory``, or
-    ``constant: start``.
+    Each entry is a name with a start, or with the arguments of ``Unknown``; ``history`` has those of
+    ``UnknownHistory``, or ``constant: start``.
     """
     named = {str(name): value for name, value in dict(dataset.get("unknown") or {}).items()}
     history = named.pop("history", None)
@@ -58,7 +58,7 @@ def observation_times(dataset: Mapping[str, Any], problem: DDE, points: int | No
     if points is None and listed is None:
         raise ConfigError("the dataset lists no observed times: set observed_points")
     if points is None:
-        return torch.tensor([float(t) for t in listed], dtype=torch.float64)
+        return torch.tensor([float(t) for t in listed or []], dtype=torch.float64)
     if points < 1:
         raise ConfigError(f"observed_points={points} must be at least 1")
     start, end = problem.span
@@ -70,8 +70,8 @@ class DelayData(LightningDataModule):
 
     Args:
         root: data folder, for ``observations=dde23``.
-        dataset: dataset config: ``problem``, and for inverse problems ``unknown`` and ``observed`` (``times``, ``file`` of
-            the paper's own points, ``only``: the unknowns that are observed).
+        dataset: dataset config: ``problem``, and for inverse problems ``unknown`` and ``observed`` (``times``,
+            ``file`` of the paper's own points, ``only``: the unknowns that are observed).
         observations: ``exact`` (made by an accurate solver), ``dde23`` (the paper's points), or the path of a CSV file.
         noise: level of the multiplicative noise. noise_kind: ``paper`` (the same draws for all unknowns) or
             ``independent``.

@@ -17,8 +17,8 @@ def fit(problem: DDE, times: Any, values: Any, method: str | Solver = "shooting"
 
     Args:
         times: (N,). values: (n, N), for one unknown (N,); NaN where nothing was observed.
-        method: ``shooting`` (least squares over the method of steps), ``windows`` (all windows and unknowns at once, for
-            starts that shooting does not come back from), ``pinn`` (networks), or a solver.
+        method: ``shooting`` (least squares over the method of steps), ``windows`` (all windows and unknowns at once,
+            for starts that shooting does not come back from), ``pinn`` (networks), or a solver.
         seed: of what the method draws.
         options: of the method, such as ``starts=20``.
 

@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 class DelaySolver(LightningModule):
     """Runs a solver on the problem of a ``DelayData``.
 
-    Test metrics. Of the curve on 1,001 equidistant times: ``test/rel_l2`` (mean over the unknowns of ``||u - y|| / ||y||``),
-    ``test/mae``, ``test/max_error``, and for systems the first two of each unknown (``test/rel_l2_y1``). Inverse problems
-    besides: each estimate (``test/tau``), its standard error (``test/se_tau``), its relative error (``test/error_tau``),
-    the largest of these (``test/error``), ``test/rms`` of the residuals, and ``test/failed``: 1 where the verdict is not
-    ok; then all errors are not numbers. ``test/seconds``: of the solver alone. ``test/log10_...`` for geometric means.
+    Test metrics. Of the curve on 1,001 equidistant times: ``test/rel_l2`` (mean over the unknowns of ``||u - y|| /
+    ||y||``), ``test/mae``, ``test/max_error``, and for systems the first two of each unknown (``test/rel_l2_y1``).
+    Inverse problems besides: each estimate (``test/tau``), its standard error (``test/se_tau``), its relative error
+    (``test/error_tau``), the largest of these (``test/error``), ``test/rms`` of the residuals, and ``test/failed``: 1
+    where the verdict is not ok; then all errors are not numbers. ``test/seconds``: of the solver alone.
+    ``test/log10_...`` for geometric means.
     The job's folder gets ``solution.png``, and ``fit.json`` is the runner's; the verdict is in ``verdict.json``.
 
     Args:

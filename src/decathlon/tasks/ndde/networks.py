@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Architecture:
         """Of the parameters in their order: weight, bias of each layer, and at last kappa of a sin layer."""
         sizes = [1, *self.widths, 1]
         found: list[tuple[int, ...]] = []
-        for a, b in zip(sizes[:-1], sizes[1:]):
+        for a, b in pairwise(sizes):
             found += [(b, a), (b,)]
         return [*found, ()] if self.first == "sin" else found
 

@@ -37,7 +37,8 @@ def observe(problem: DDE, times: Any, values: Any) -> Observations:
         times: (N,). values: (n, N), or (N,) for one unknown; NaN where nothing was observed.
 
     Raises:
-        ValueError: in one line: wrong shapes, times outside of the interval, infinite values, fewer values than unknowns.
+        ValueError: in one line: wrong shapes, times outside of the interval, infinite values, fewer values than
+            unknowns.
     """
     t = torch.as_tensor(np.asarray(times) if not isinstance(times, Tensor) else times).detach().to("cpu", torch.float64)
     y = (

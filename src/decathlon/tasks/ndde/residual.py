@@ -1,7 +1,7 @@
 """The residual of a delay equation for any candidate solution: network, exact function, or piecewise expansion.
 
-The delayed value is read from the candidate where ``t - tau`` lies after the start, and from the history elsewhere. Each of
-the two is evaluated on its own times only: a history that is not defined after the start spoils no gradient.
+The delayed value is read from the candidate where ``t - tau`` lies after the start, and from the history elsewhere.
+Each of the two is evaluated on its own times only: a history that is not defined after the start spoils no gradient.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Candidate(Protocol):
         """Values and slopes (n, N) at times (N,)."""
 
     def read(self, key: Key, s: Tensor, where: Tensor) -> Tensor:
-        """Values, or slopes, (M,) of a component at times ``s`` (M,), which belong to the rows ``where`` (M,) of ``t``."""
+        """Values, or slopes, (M,) of a component at times ``s`` (M,), for the rows ``where`` (M,) of ``t``."""
 
 
 class FunctionCandidate:

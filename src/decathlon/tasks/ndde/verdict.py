@@ -12,7 +12,7 @@ from decathlon.tasks.ndde.problem import DDE
 from decathlon.tasks.ndde.solution import Solution, march
 
 UNIDENTIFIABLE = 1e-7
-"""Ratio of the smallest to the largest singular value of the scaled Jacobian below which a direction is not determined."""
+"""Ratio of extreme singular values of the scaled Jacobian below which a direction is not determined."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ def conclude(
 
 
 def window_fault(problem: DDE, values: Tensor) -> str:
-    """Why the values can be no estimates: not finite, or a delay that has left (0, length of the interval); else empty."""
+    """Why the values are no estimates: not finite, or a delay outside of (0, length of the interval); else empty."""
     length = problem.span[1] - problem.span[0]
     for slot, value in zip(problem.slots, values.tolist()):
         if not math.isfinite(value):
@@ -141,7 +141,7 @@ def residuals_and_jacobian(
 
 
 def standard_errors(problem: DDE, observations: Observations, values: Tensor, step: float) -> tuple[list[float], str]:
-    """Standard errors of the unknowns, ``sqrt(diag(s^2 (J^T J)^-1))`` with ``s^2 = RSS / (M - m)``; and a fault, if any."""
+    """Standard errors, ``sqrt(diag(s^2 (J^T J)^-1))`` with ``s^2 = RSS / (M - m)``; and a fault, if any."""
     residuals, jacobian = residuals_and_jacobian(problem, observations, values, step)
     if not (np.isfinite(residuals).all() and np.isfinite(jacobian).all()):
         return [math.nan] * len(values), "the solution or its Jacobian is not finite"

@@ -30,7 +30,7 @@ def linear(tau: Any = 1.0, end: float = 10.0) -> DDE:
 
 
 def oscillating(tau: Any = 0.0625 * math.pi, k: Any = 0.1, end: float = 10.0) -> DDE:
-    """B: ``y' = k y - pi/(2 tau) e^(k tau) y(t - tau)``; its history ``e^(k t) sin(pi t/(2 tau))`` solves it for ever."""
+    """B: ``y' = k y - pi/(2 tau) e^(k tau) y(t - tau)``, whose history ``e^(k t) sin(pi t/(2 tau))`` solves it."""
 
     def rhs(t: Tensor, y: Tensor, delayed: Any, p: SimpleNamespace) -> Tensor:
         return p.k * y - math.pi / (2 * tau) * torch.exp(p.k * tau) * delayed(0)

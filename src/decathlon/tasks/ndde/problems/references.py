@@ -1,7 +1,7 @@
 """Values that the solutions of the problems are known to have.
 
-For the paper's problems and the standard ones, from converged solutions of fourth-order and exact methods; to the digits
-given.
+For the paper's problems and the standard ones, from converged solutions of fourth-order and exact methods; to the
+digits given.
 """
 
 from dataclasses import dataclass
@@ -52,4 +52,4 @@ REFERENCES: list[Reference] = [
     *_many("ikeda", {}, 6, {5.0: 2.648556, 10.0: 0.372321, 20.0: 0.598083}),
     *_many("dde23_ex1", {}, 6, {5.0: (19.175, 176.422578, 190.344202)}),
 ]  # fmt: skip
-"""The problems with closed forms (linear, oscillating, neutral, state_dep, stiff, pantograph) carry them as ``exact``."""
+"""Those with closed forms (linear, oscillating, neutral, state_dep, stiff, pantograph) have them as ``exact``."""

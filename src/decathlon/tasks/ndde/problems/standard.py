@@ -1,4 +1,4 @@
-"""Standard problems that are not in the paper: limit cycles, chaos, neutral, state-dependent, stiff, vanishing delay."""
+"""Standard problems that are not in the paper: chaos, neutral, state-dependent, stiff, vanishing delay."""
 
 import math
 from types import SimpleNamespace

@@ -16,7 +16,8 @@ from decathlon.tasks.ndde.verdict import window_fault
 
 
 class Cascade:
-    """Levenberg-Marquardt on ``sum (data)^2 + weight * sum (residual)^2 + (edges)^2``, the weight growing stage by stage.
+    """Levenberg-Marquardt on ``sum (data)^2 + weight * sum (residual)^2 + (edges)^2``, the weight growing stage by
+    stage.
 
     Args:
         basis: on each of ``windows`` equal windows, with ``points`` collocation points.
@@ -99,7 +100,7 @@ class Cascade:
         flat = torch.from_numpy(np.array(x))
         c = flat[: self.size].reshape(self.shape)
         curve = _CurveCandidate(Pieces(self.basis, self.edges, c), jacobian)
-        count, n = len(self.t), self.problem.size
+        count = len(self.t)
         own = flat[self.size :, None].expand(-1, count).clone().requires_grad_(jacobian)
         values = (
             own if jacobian and not self.problem.history_depends else flat[self.size :].clone().requires_grad_(jacobian)

@@ -36,15 +36,16 @@ class Pinn(Solver):
 
     Args:
         points: collocation times, a Latin hypercube drawn once (``sampling=uniform``: uniform random ones).
-        adam: steps. lr, rate: learning rate, and its course: ``cosine`` down to a hundredth over ``decay`` steps and then
-            constant, ``exponential`` (0.9 in 10,000 steps), ``constant``.
+        adam: steps. lr, rate: learning rate, and its course: ``cosine`` down to a hundredth over ``decay`` steps and
+            then constant, ``exponential`` (0.9 in 10,000 steps), ``constant``.
         bfgs: iterations of the second stage. second: ``bfgs``, or ``lm`` (Levenberg-Marquardt).
         weights: of the losses under Adam: coupled (the paper's), detached, uniform, fixed (then ``fixed``: by kind).
         stage2: of the losses under BFGS: ``frozen`` at their shares after Adam (the paper's), uniform, fixed.
             floor: the least share.
         constraint: ``soft`` (a loss), or ``hard``: the start value is built in.
-        widths, first, kappa, log_kappa: of the networks, see ``Architecture``. recipe: of their start values, ``journal``
-            or ``arxiv``. init: ``shared`` (all networks start alike, as in the paper's code) or ``independent``.
+        widths, first, kappa, log_kappa: of the networks, see ``Architecture``. recipe: of their start values,
+            ``journal`` or ``arxiv``. init: ``shared`` (all networks start alike, as in the paper's code) or
+            ``independent``.
         output_scale: factor of the outputs, one number or one for each unknown.
         sampling: latin or uniform.
     """

@@ -1,16 +1,18 @@
 """Shooting: least squares over the unknowns, with the method of steps inside."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import least_squares
-from torch import Tensor
 
 from decathlon.randomness import numpy_generator
 from decathlon.tasks.ndde.observations import Observations
 from decathlon.tasks.ndde.problem import DDE
+from decathlon.tasks.ndde.solution import Solution
 from decathlon.tasks.ndde.solvers.base import Solver
+from decathlon.tasks.ndde.solvers.steps import Steps
 from decathlon.tasks.ndde.unknown import UnknownHistory
 from decathlon.tasks.ndde.verdict import Fit, conclude, residuals_and_jacobian
 
@@ -21,8 +23,8 @@ class Shooting(Solver):
     """``scipy.optimize.least_squares`` on the distance of the solution from the observations.
 
     Args:
-        starts: how many starts are tried: the problem's own, then others with the delays spread over the interval and the
-            other unknowns drawn around their own starts. The best end wins.
+        starts: how many starts are tried: the problem's own, then others with the delays spread over the interval and
+            the other unknowns drawn around their own starts. The best end wins.
         steps: of the method of steps in the search. fine_steps: in the last iterations, from the best end.
         iterations: at most, of each search.
         loss: of the residuals, as in ``least_squares``: linear, soft_l1, huber, cauchy, arctan. scale: of the residuals
@@ -48,7 +50,7 @@ class Shooting(Solver):
         self.starts, self.steps, self.fine_steps = int(starts), int(steps), int(fine_steps)
         self.iterations, self.loss, self.scale = int(iterations), loss, float(scale)
 
-    def begin(self, problem: DDE, observations: Observations | None, seed: int = 0) -> None:
+    def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
         if self.history == "constant" and isinstance(problem.history, UnknownHistory):
             old = problem.history
             starts = old.starts[:: old.degree + 1]
@@ -112,8 +114,13 @@ class Shooting(Solver):
         problem, observations = self.problem, self.observations
         assert observations is not None
         low, high = self._bounds()
-        inside = np.clip(start, low + 1e-10 * (1 + np.abs(low)), high - 1e-10 * (1 + np.abs(high)))
-        inside = np.where(np.isfinite(inside), inside, start)
+        # Off the bounds; a delay by a hundredth of the interval, since next to 0 nothing tells it from an ordinary
+        equation.
+        length = self.problem.span[1] - self.problem.span[0]
+        margin = np.array([0.01 * length if slot.delay else 1e-10 * (1 + abs(x)) for slot, x in zip(problem.slots,
+        start)]) room = np.where(np.isfinite(high - low), (high - low) / 4, np.inf)
+        margin = np.minimum(margin, room) if not fine else np.full(len(start), 1e-12)
+        inside = np.clip(start, low + margin, high - margin)
         memory: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
         def both(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +158,46 @@ class Shooting(Solver):
         step = (self.problem.span[1] - self.problem.span[0]) / self.fine_steps
         return conclude(self.problem, self.observations, self.best, None, reason, step)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_cost": self.best_cost, "tried": self.tried}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        best = state["best"]
-        assert isinstance(best, Tensor)
-        self.best, self.best_cost, self.tried = best, float(state["best_cost"]), int(state["tried"])  # type: ignore[arg-type]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_cost, self.tried = state["best"], float(state["best_cost"]), int(state["tried"])
+
+
+class Classical(Solver):
+    """The method of steps for known problems, shooting with it for unknown ones.
+
+    Args:
+        tolerance: of ``Steps``. starts: of ``Shooting``.
+    """
+
+    forward, inverse = True, True
+
+    def __init__(self, tolerance: float = 1e-9, starts: int = 6) -> None:
+        self.known, self.search = Steps(tolerance=tolerance), Shooting(starts=starts)
+        self.chosen: Solver = self.known
+
+    def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
+        super().begin(problem, observations, seed)
+        self.chosen = self.search if problem.slots else self.known
+        self.chosen.begin(problem, observations, seed)
+
+    @property
+    def blocks(self) -> int:
+        return self.chosen.blocks
+
+    def advance(self) -> dict[str, float]:
+        return self.chosen.advance()
+
+    def solution(self) -> Solution:
+        return self.chosen.solution()
+
+    def fit(self) -> Fit:
+        return self.chosen.fit()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.chosen.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.chosen.load_state_dict(state)

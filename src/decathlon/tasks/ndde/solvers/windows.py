@@ -1,8 +1,8 @@
 """Collocation window by window: Chebyshev polynomials (``Spectral``) or random tanh features (``Windows``).
 
-No window is longer than the shortest delay, and the breaking points are edges of windows, so the solution is smooth in each
-and what is read lies behind it. In every window Gauss-Newton steps bring the residual at inner points, and the gap at the
-left edge, to zero in the least-squares sense.
+No window is longer than the shortest delay, and the breaking points are edges of windows, so the solution is smooth
+in each and what is read lies behind it. In every window Gauss-Newton steps bring the residual at inner points, and
+the gap at the left edge, to zero in the least-squares sense.
 """
 
 import math
@@ -82,9 +82,9 @@ class Spectral(_Windowed):
 class Windows(_Windowed):
     """A small network for every window, with fixed random hidden features and a trained output layer.
 
-    Forward problems are solved window by window. For unknown delays, parameters and histories all windows and all unknowns
-    are found together by Levenberg-Marquardt, first with little weight on the equation, so that the curve follows the
-    observations, then with more and more (parameter cascading).
+    Forward problems are solved window by window. For unknown delays, parameters and histories all windows and all
+    unknowns are found together by Levenberg-Marquardt, first with little weight on the equation, so that the curve
+    follows the observations, then with more and more (parameter cascading).
 
     Args:
         features: random tanh features of each window. points: collocation points in each. windows: at least so many.
@@ -149,7 +149,7 @@ class Windows(_Windowed):
 
 
 def window_edges(instance: Instance, windows: int) -> Tensor:
-    """Edges of windows through the breaking points, none longer than the shortest delay or the interval over ``windows``."""
+    """Edges of windows through the breaking points, none longer than a delay or the interval over ``windows``."""
     start, end = instance.problem.span
     lags = [lag.detach() for lag in instance.lags if isinstance(lag, Tensor)]
     shortest = min([float(lag) for lag in lags], default=math.inf)
