@@ -11,8 +11,19 @@ from decathlon.errors import ConfigError
 from decathlon.tasks.ndde import DDE, Unknown, UnknownHistory, fit, problems, solve
 from decathlon.tasks.ndde.observations import Observations, observe
 from decathlon.tasks.ndde.solution import relative_error, uniform_times
-from decathlon.tasks.ndde.solvers import Classical, DDEint, JiTCDDE, Pinn, Shooting, Solver, Spectral, Steps,
-TorchDDE, Windows from decathlon.tasks.ndde.verdict import conclude
+from decathlon.tasks.ndde.solvers import (
+    Classical,
+    DDEint,
+    JiTCDDE,
+    Pinn,
+    Shooting,
+    Solver,
+    Spectral,
+    Steps,
+    TorchDDE,
+    Windows,
+)
+from decathlon.tasks.ndde.verdict import conclude
 
 FIVE = torch.tensor([2.0, 4.0, 6.0, 8.0, 10.0], dtype=torch.float64)
 
@@ -140,8 +151,11 @@ def test_what_the_observations_do_not_determine_is_said() -> None:
     found = fit(unknown, [1.0, 2.0, 3.0], [0.1, -0.3, -0.2], starts=1)
     assert "not identifiable" in found.verdict and "a" in found.verdict
     same = DDE(
-        lambda t, y, delayed, p: -(p.a + p.b) * delayed(0), [1.0], 1.0, (0.0, 5.0), {"a": Unknown(0.3), "b":
-            Unknown(0.4)}
+        lambda t, y, delayed, p: -(p.a + p.b) * delayed(0),
+        [1.0],
+        1.0,
+        (0.0, 5.0),
+        {"a": Unknown(0.3), "b": Unknown(0.4)},
     )
     assert "not identifiable" in fit(same, [1.0, 2.0, 3.0], [0.1, -0.3, -0.2], starts=1).verdict
 
@@ -149,10 +163,15 @@ def test_what_the_observations_do_not_determine_is_said() -> None:
 @pytest.mark.parametrize("kind", ["pinn", "lm", "windows", "shooting", "steps", "spectral"])
 def test_work_that_stops_goes_on_to_the_same_bits(kind: str) -> None:
     def make() -> Solver:
-        if kind in ("pinn", "lm"):
-            return Pinn(points=20, adam=150, bfgs=80 if kind == "pinn" else 8, second="lm" if kind == "lm" else "bfgs", widths=[5])
-        return {"windows": Windows(starts=1, inverse_windows=4, iterations=5), "shooting": Shooting(starts=3, fine_steps=100),
-                "steps": Steps(steps=50), "spectral": Spectral()}[kind]  # fmt: skip
+        if kind == "pinn":
+            return Pinn(points=20, adam=150, bfgs=80, widths=[5])
+        if kind == "lm":
+            return Pinn(points=20, adam=150, bfgs=8, second="lm", widths=[5])
+        if kind == "windows":
+            return Windows(starts=1, inverse_windows=4, iterations=5)
+        if kind == "shooting":
+            return Shooting(starts=3, fine_steps=100)
+        return Steps(steps=50) if kind == "steps" else Spectral()
 
     unknown, observations = five_points()
     problem, given = (problems.linear(1.0), None) if kind in ("steps", "spectral") else (unknown, observations)
@@ -203,8 +222,14 @@ def test_what_a_solver_cannot_do_is_one_line() -> None:
         fit(unknown, observations.times, observations.values, "magic")
     with pytest.raises(ConfigError, match="has no option"):
         fit(unknown, observations.times, observations.values, "shooting", speed=1)
-    for bad in ({"points": 1}, {"lr": 0.0}, {"weights": "equal"}, {"widths": []}, {"floor": 2.0}, {"fixed": {"a":
-    1.0}}):
+    for bad in (
+        {"points": 1},
+        {"lr": 0.0},
+        {"weights": "equal"},
+        {"widths": []},
+        {"floor": 2.0},
+        {"fixed": {"a": 1.0}},
+    ):
         with pytest.raises(ValueError):
             Pinn(**bad)  # type: ignore[arg-type]
 

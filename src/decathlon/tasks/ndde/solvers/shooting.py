@@ -114,11 +114,11 @@ class Shooting(Solver):
         problem, observations = self.problem, self.observations
         assert observations is not None
         low, high = self._bounds()
-        # Off the bounds; a delay by a hundredth of the interval, since next to 0 nothing tells it from an ordinary
-        equation.
+        # Off the bounds; a delay by a hundredth of the interval: next to 0 nothing tells the equation from one without.
         length = self.problem.span[1] - self.problem.span[0]
-        margin = np.array([0.01 * length if slot.delay else 1e-10 * (1 + abs(x)) for slot, x in zip(problem.slots,
-        start)]) room = np.where(np.isfinite(high - low), (high - low) / 4, np.inf)
+        slots = problem.slots
+        margin = np.array([0.01 * length if slot.delay else 1e-10 * (1 + abs(x)) for slot, x in zip(slots, start)])
+        room = np.where(np.isfinite(high - low), (high - low) / 4, np.inf)
         margin = np.minimum(margin, room) if not fine else np.full(len(start), 1e-12)
         inside = np.clip(start, low + margin, high - margin)
         memory: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
