@@ -37,7 +37,7 @@ def make_inverse(problem: DDE, dataset: Mapping[str, Any]) -> DDE:
     """The same problem with the ``unknown`` of the dataset config unknown.
 
     Each entry is a name with a start, or with the arguments of ``Unknown``; ``history`` has those of
-    ``UnknownHistory``, or ``constant: start``.
+    ``UnknownHistory``.
     """
     named = {str(name): value for name, value in dict(dataset.get("unknown") or {}).items()}
     history = named.pop("history", None)

@@ -118,7 +118,7 @@ class Pinn(Solver):
         nets = start_values(self.architecture, problem.size, self.recipe, self.init, self.seed)
         raw = torch.tensor([slot.unknown.raw() for slot in problem.slots], dtype=torch.float64)
         self.flat = torch.nn.Parameter(torch.cat([nets, raw]))
-        self.optimiser = torch.optim.Adam([self.flat], lr=self.lr, betas=(0.9, 0.999), eps=1e-8)
+        self.optimiser = torch.optim.Adam([self.flat], lr=self.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self.times = self._collocation()
         self.collocation = Collocation(self.times)
         start = [] if self.hard else [torch.full((1,), problem.span[0], dtype=torch.float64)]
