@@ -82,7 +82,9 @@ def bench_adam(repeats: int) -> list[Row]:
         }
         found = medians(ways, 3 * repeats)
         detail = f"{1e3 * found['ours'] / inner:.2f} ms against {1e3 * found['plain'] / inner:.2f} ms"
-        rows.append(row(f"Adam step at N_f {count}, times faster", found["plain"] / found["ours"], 2.0, "higher", detail))
+        rows.append(
+            row(f"Adam step at N_f {count}, times faster", found["plain"] / found["ours"], 2.0, "higher", detail)
+        )
     return rows
 
 
@@ -104,7 +106,9 @@ def bench_bfgs(repeats: int) -> list[Row]:
 
     found = medians({"ours": ours, "scipy": theirs}, min(repeats, 3))
     detail = f"{1e3 * found['ours'] / each:.1f} ms against {1e3 * found['scipy'] / each:.0f} ms"
-    return [row("BFGS iteration at 1,721 unknowns, times faster", found["scipy"] / found["ours"], 30.0, "higher", detail)]
+    return [
+        row("BFGS iteration at 1,721 unknowns, times faster", found["scipy"] / found["ours"], 30.0, "higher", detail)
+    ]
 
 
 def error_of(values: Tensor, times: Tensor) -> float:
@@ -131,14 +135,18 @@ def bench_steps(repeats: int) -> list[Row]:
     ratio = error_of(ours(1000), t) / error_of(peer(ddeint), ddeint.times)
     detail = f"{1e3 * found['ours']:.0f} ms against {1e3 * found['ddeint']:.0f} ms"
     rows.append(row("steps at step 0.01: share of ddeint's error (1,001 points)", ratio, 1e-2, "lower", detail))
-    rows.append(row("steps at step 0.01: share of ddeint's time", found["ours"] / found["ddeint"], 1.0, "lower", detail))
+    rows.append(
+        row("steps at step 0.01: share of ddeint's time", found["ours"] / found["ddeint"], 1.0, "lower", detail)
+    )
     found = medians({"ours": lambda: ours(100), "torchdde": lambda: peer(torchdde)}, repeats)
     table = peer(torchdde)
     mine = solve(problem, step=0.1)(torchdde.times)
     ratio = error_of(mine, torchdde.times) / error_of(table, torchdde.times)
     detail = f"{1e3 * found['ours']:.1f} ms against {1e3 * found['torchdde']:.0f} ms"
     rows.append(row("steps at step 0.1: share of torchdde RK4's error", ratio, 1.0, "lower", detail))
-    rows.append(row("steps at step 0.1: share of torchdde RK4's time", found["ours"] / found["torchdde"], 0.5, "lower", detail))
+    rows.append(
+        row("steps at step 0.1: share of torchdde RK4's time", found["ours"] / found["torchdde"], 0.5, "lower", detail)
+    )
     wanted = error_of(peer(jitcdde), jitcdde.times)
     count = 100
     while error_of(ours(count), t) > wanted:
@@ -156,7 +164,9 @@ def bench_steps(repeats: int) -> list[Row]:
         times["ours"].append(time.perf_counter() - start)
     ratio = statistics.median(times["ours"]) / statistics.median(times["jitcdde"])
     detail = f"{count} steps, jitcdde's error {wanted:.1e}"
-    rows.append(row("steps at the error of jitcdde (rtol 1e-9, lambdas): share of its time", ratio, 3.0, "lower", detail))
+    rows.append(
+        row("steps at the error of jitcdde (rtol 1e-9, lambdas): share of its time", ratio, 3.0, "lower", detail)
+    )
     return rows
 
 
