@@ -2,8 +2,8 @@
 
     python scripts/bench/ndde.py [--repeats 5] [--recipe] [--no-peers]
 
-One thread. Ways are timed in turn and medians compared. ``--recipe`` also trains the paper's network on problem A (half a
-minute), which ``windows`` is compared with.
+One thread. Ways are timed in turn and medians compared. ``--recipe`` also trains the paper's network on problem A
+(half a minute), which ``windows`` is compared with.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,12 @@ def bench_adam(repeats: int) -> list[Row]:
         ours = Pinn(points=count)
         ours.begin(problems.linear(1.0))
         plain = plain_step(count)
-        ways: dict[str, Callable[[], Any]] = {
-            "ours": lambda ours=ours, inner=inner: [ours._adam_step() for _ in range(inner)],
-            "plain": lambda plain=plain, inner=inner: [plain() for _ in range(inner)],
-        }
+
+        def several(step: Callable[[], Any], times: int) -> None:
+            for _ in range(times):
+                step()
+
+        ways = {"ours": partial(several, ours._adam_step, inner), "plain": partial(several, plain, inner)}
         found = medians(ways, 3 * repeats)
         detail = f"{1e3 * found['ours'] / inner:.2f} ms against {1e3 * found['plain'] / inner:.2f} ms"
         rows.append(
@@ -111,9 +114,16 @@ def bench_bfgs(repeats: int) -> list[Row]:
     ]
 
 
+def exact_of(times: Tensor) -> Tensor:
+    """The closed form of problem A with the delay 1."""
+    exact = problems.linear(1.0).exact
+    assert exact is not None
+    return exact(times)
+
+
 def error_of(values: Tensor, times: Tensor) -> float:
     """Largest error on problem A with the delay 1."""
-    return float((values - problems.linear(1.0).exact(times)).abs().max())
+    return float((values - exact_of(times)).abs().max())
 
 
 def bench_steps(repeats: int) -> list[Row]:
@@ -179,7 +189,7 @@ def bench_derivative() -> list[Row]:
     for k in range(2, 12):
         base = (times - (k - 1)).clamp(min=0)
         slope = slope - (k - 1) * (-1) ** k * base ** (k - 1) / float(math.factorial(k - 1))
-    wanted = (2 * problems.linear(1.0).exact(times) * slope).sum()
+    wanted = (2 * exact_of(times) * slope).sum()
     return [row("dJ/dtau of steps, relative error", abs(float(found / wanted) - 1), 1e-6, "lower")]
 
 
@@ -187,7 +197,7 @@ def bench_windows(repeats: int, recipe: bool) -> list[Row]:
     """Random features by windows on problem A, and with ``recipe`` the paper's network beside them."""
     problem = problems.linear(1.0)
     t = uniform_times(problem)
-    exact = problem.exact(t)[None]
+    exact = exact_of(t)[None]
 
     def run(solver: Solver) -> float:
         solver.begin(problem)

@@ -29,6 +29,8 @@ SIDE = 1e-5
 FEWEST = 16
 """Steps made at once, at least, before it is known whether that settles."""
 ROUNDS = 40
+HUGE = 1e100
+"""A value beyond this is taken for a step that is too long for a stiff equation, as infinity is."""
 
 
 def integrate(
@@ -191,14 +193,18 @@ def _relax(derivative: Derivative, lags: Sequence[Lag], past: PiecewiseHermite, 
         settled = settled or (rounds >= count and not reads.own)
         if settled or reads.own:
             slopes = torch.stack([k1, derivative(t2, ends, reads.at(2, t2, ends))], dim=2)
-            if settled and bool(torch.isfinite(ends).all()):
+            if settled and bool((ends.detach().abs() < HUGE).all()):
                 _no_future(lags, mesh, ends)
                 return _Piece(mesh, ends, slopes, rounds)
             reads.curve = past.extended(mesh[1:], ends, slopes)
         if not math.isfinite(change) or (rounds > 12 and change > 1e3 * (1 + float(ends.detach().abs().max()))):
             break
     if count == 1:
-        if math.isfinite(change) and change < 1e-9 * (1 + float(ends.detach().abs().max())):
+        if (
+            math.isfinite(change)
+            and bool((ends.detach().abs() < HUGE).all())
+            and change < 1e-9 * (1 + float(ends.detach().abs().max()))
+        ):
             return _Piece(mesh, ends, torch.stack([k1, derivative(t2, ends, reads.at(2, t2, ends))], dim=2), rounds)
         raise ValueError(
             f"the solution is not finite or a step does not settle at t = {float(mesh[1]):g}: take a smaller step"
