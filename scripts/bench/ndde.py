@@ -82,7 +82,10 @@ def bench_adam(repeats: int) -> list[Row]:
             for _ in range(times):
                 step()
 
-        ways = {"ours": partial(several, ours._adam_step, inner), "plain": partial(several, plain, inner)}
+        ways: dict[str, Callable[[], Any]] = {
+            "ours": partial(several, ours._adam_step, inner),
+            "plain": partial(several, plain, inner),
+        }
         found = medians(ways, 3 * repeats)
         detail = f"{1e3 * found['ours'] / inner:.2f} ms against {1e3 * found['plain'] / inner:.2f} ms"
         rows.append(

@@ -117,6 +117,7 @@ def _linear(**changes: Any) -> DDE:
         ({"span": 3.0}, "must be two numbers"),
         ({"rhs": lambda t, y, delayed: torch.ones(2, len(t))}, "the right-hand side has the shape"),
         ({"rhs": lambda t, y, delayed: torch.stack([y, y])}, "the right-hand side has the shape"),
+        ({"rhs": lambda t, y, delayed: None}, "returned a NoneType"),
         ({"rhs": lambda t, y, delayed: delayed(1)}, "reads delay 1; the problem has 1"),
         ({"rhs": lambda t, y, delayed: delayed(0, 3)}, "reads component 3"),
         ({"delays": [lambda t, y: torch.ones(2)]}, "shape"),
@@ -141,6 +142,8 @@ def test_a_bad_problem_is_one_line(changes: dict[str, Any], message: str) -> Non
         ([2.0, 3.0], [float("nan")] * 2, "0 observed values for 1 unknowns"),
         ([2.0, 3.0], [float("inf"), 1.0], "finite"),
         ([float("nan"), 3.0], [0.0, 1.0], "interval"),
+        ([1.0, 2.0], ["a", "b"], "no numbers"),
+        ([1.0, 2.0], [[0.1], [0.2]], "must be"),
     ],
 )
 def test_bad_observations_are_one_line(times: Any, values: Any, message: str) -> None:

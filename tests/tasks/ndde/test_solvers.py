@@ -143,6 +143,12 @@ def test_a_delay_outside_of_the_window_is_a_failure_and_no_number(value: float, 
     assert math.isnan(found.standard_errors["tau"]) and found.problem is None
 
 
+def test_a_network_that_has_not_converged_says_so() -> None:
+    unknown, observations = five_points()
+    found = fit(unknown, observations.times, observations.values, "pinn", adam=3, bfgs=2, points=20)
+    assert (not found.ok and "not converged" in found.verdict) or "window" in found.verdict
+
+
 def test_what_the_observations_do_not_determine_is_said() -> None:
     def rhs(t: torch.Tensor, y: torch.Tensor, delayed: Any, p: Any) -> torch.Tensor:
         return -delayed(0) + 0 * p.a

@@ -40,12 +40,7 @@ def observe(problem: DDE, times: Any, values: Any) -> Observations:
         ValueError: in one line: wrong shapes, times outside of the interval, infinite values, fewer values than
             unknowns.
     """
-    t = torch.as_tensor(np.asarray(times) if not isinstance(times, Tensor) else times).detach().to("cpu", torch.float64)
-    y = (
-        torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
-        .detach()
-        .to("cpu", torch.float64)
-    )
+    t, y = _numbers(times, "times"), _numbers(values, "values")
     t = t.reshape(-1) if t.ndim == 0 else t
     y = y.reshape(1, -1) if y.ndim <= 1 and problem.size == 1 else y
     if t.ndim != 1 or y.shape != (problem.size, len(t)):
@@ -64,6 +59,14 @@ def observe(problem: DDE, times: Any, values: Any) -> Observations:
         names = ", ".join(slot.name for slot in problem.slots)
         raise ValueError(f"{found.count} observed values for {needed} unknowns ({names}): give at least as many")
     return found
+
+
+def _numbers(given: Any, what: str) -> Tensor:
+    try:
+        found = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(f"the observed {what} are no numbers") from None
+    return found.detach().to("cpu", torch.float64)
 
 
 def add_noise(values: Tensor, level: float, random: torch.Generator, shared: bool = True) -> Tensor:

@@ -276,9 +276,12 @@ class Instance:
     def rows(self, value: Any, count: int, what: str) -> Tensor:
         """What a user's function returned as (n, count)."""
         n = self.problem.size
-        if isinstance(value, (list, tuple)):
-            value = torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(count) for v in value])
-        found = torch.as_tensor(value, dtype=torch.float64)
+        try:
+            if isinstance(value, (list, tuple)):
+                value = torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(count) for v in value])
+            found = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, RuntimeError):
+            raise ValueError(f"{what} returned a {type(value).__name__} that is no tensor of {n} x {count}") from None
         if found.ndim == 0 and n == 1:
             found = found.expand(count)
         if found.ndim == 1 and n == 1 and len(found) == count:

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from decathlon.tasks.ndde.observations import Observations
 from decathlon.tasks.ndde.problem import DDE
-from decathlon.tasks.ndde.solution import Solution, march
+from decathlon.tasks.ndde.solution import Solution, march, uniform_times
 
 UNIDENTIFIABLE = 1e-7
 """Ratio of extreme singular values of the scaled Jacobian below which a direction is not determined."""
+
+DISAGREEMENT = 0.2
+"""Relative distance of a curve from the solution for its estimates beyond which a fit has failed."""
 
 
 @dataclass
@@ -67,12 +70,12 @@ def conclude(
     if not reason:
         try:
             step = step or (problem.span[1] - problem.span[0]) / 1000
-            if solution is None:
-                curve = march(instance, step)
-                solution = Solution(problem, curve, instance.past)
+            curve = Solution(problem, march(instance, step), instance.past)
+            solution, given = solution or curve, solution
             found, reason = standard_errors(problem, observations, values, step)
             errors = dict(zip(estimates, found))
             settled = _settled(problem, values)
+            reason = reason or ("" if given is None else _disagreement(given, curve))
         except ValueError as error:
             reason = str(error)
     if solution is None:
@@ -86,6 +89,17 @@ def conclude(
     return Fit(
         settled, estimates, delays, parameters, errors, solution, residuals, f"failed: {reason}" if reason else "ok"
     )
+
+
+def _disagreement(found: Solution, curve: Solution) -> str:
+    """Why a solver's curve cannot be believed: it is not the solution for its own estimates; else empty."""
+    times = uniform_times(found.problem, 201)
+    with torch.no_grad():
+        exact = curve.rows(times)
+        distance = float((found.rows(times) - exact).norm() / exact.norm().clamp(min=1e-300))
+    if distance <= DISAGREEMENT:
+        return ""
+    return f"the curve is not the solution for the estimates (relative distance {distance:.2g}): not converged"
 
 
 def window_fault(problem: DDE, values: Tensor) -> str:
