@@ -45,6 +45,21 @@ def surroundings_jregnet() -> dict[str, Any]:
     return {"torch": torch}
 
 
+def surroundings_ndde() -> dict[str, Any]:
+    times = torch.tensor([2.0, 4.0, 6.0, 8.0, 10.0])
+    return {"torch": torch, "times": times, "values": torch.exp(-times / 5)}
+
+
+def surroundings_cave() -> dict[str, Any]:
+    tasks, vehicles, scenarios = 3, 5, 4
+    of_tasks = {name: torch.rand(scenarios, tasks) + 0.2 for name in "CDO"}
+    of_tasks |= {"w": torch.ones(scenarios, tasks), "R": torch.full((scenarios, tasks), 0.95)}
+    lows = {"F": 2, "r": 20, "lam": 0.02, "tau": 5, "B0": 0}
+    of_vehicles = {name: torch.rand(scenarios, vehicles) + low for name, low in lows.items()}
+    shares = {"work": torch.rand(2, 6), "weight": torch.ones(2, 6), "active": torch.ones(2, 6, dtype=torch.bool)}
+    return of_tasks | of_vehicles | shares
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
 def test_block(block: str) -> None:
     task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]

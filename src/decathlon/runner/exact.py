@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops import fit_loop
-from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import RunningStage
 
 from decathlon.errors import ConfigError

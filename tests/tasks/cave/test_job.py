@@ -13,9 +13,8 @@ from decathlon.runner import catalog
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
-from decathlon.tasks.cave import figures
 from decathlon.tasks.cave.simulator.sumo import sumo_home
-from tests.conftest import ROOT
+from tests.conftest import ROOT, script
 from tests.tasks.cave.test_traffic import two_lanes
 
 QUICK = ["task=cave", "+debug=true", "trainer=cpu", "figures=false"]
@@ -72,10 +71,10 @@ def test_figures_of_many_jobs(tmp_path: Path) -> None:
         job.folder.mkdir(parents=True)
         metrics, _ = run_job(tmp_path, "method=greedy", f"rate={rate}")
         job.finish({"metrics": metrics, "config": job.config})
-    figures.main([str(tmp_path / "results"), str(tmp_path / "out")])
+    script("analysis/cave_figures.py").main([str(tmp_path / "results"), str(tmp_path / "out")])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"load.png", "target.png"}
     with pytest.raises(SystemExit, match="no finished simulations"):
-        figures.main([str(tmp_path / "out"), str(tmp_path / "out")])
+        script("analysis/cave_figures.py").main([str(tmp_path / "out"), str(tmp_path / "out")])
 
 
 def test_a_trace_of_ones_own(tmp_path: Path) -> None:

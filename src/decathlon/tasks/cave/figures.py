@@ -1,9 +1,8 @@
 """Pictures of one scenario, and of many jobs: latency against load and against the reliability target.
 
-``python -m decathlon.tasks.cave.figures results/cave out`` draws the latter two from finished jobs.
+The latter two are drawn from finished jobs.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -170,28 +169,3 @@ def draw_against(path: Path, rows: Sequence[Mapping[str, Any]], key: str, label:
     axes[0].legend(fontsize="x-small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw ``load.png`` and ``target.png`` from finished jobs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("results", type=Path, help="a folder of finished jobs, for example results/cave")
-    parser.add_argument("out", type=Path, help="where the figures go")
-    options = parser.parse_args(arguments)
-    try:
-        rows = read_jobs(options.results)
-    except DataError as error:
-        raise SystemExit(str(error)) from None
-    options.out.mkdir(parents=True, exist_ok=True)
-    targets = [row["target"] for row in rows]
-    usual = max(set(targets), key=targets.count)
-    rates = [row["rate"] for row in rows]
-    common = max(set(rates), key=rates.count)
-    loads = [row for row in rows if row["target"] == usual]
-    targets_at = [row for row in rows if row["rate"] == common]
-    draw_against(options.out / "load.png", loads, "rate", f"tasks per second (target {usual:g})")
-    draw_against(options.out / "target.png", targets_at, "target", f"nines of the target ({common:g} tasks/s)")
-
-
-if __name__ == "__main__":
-    main()
