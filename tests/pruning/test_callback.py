@@ -14,7 +14,7 @@ from decathlon.errors import ConfigError
 from decathlon.pruning import SoftRandom
 from decathlon.pruning.callback import Pruning
 from decathlon.pruning.method import make_pruner
-from decathlon.runner.checkpoint import RandomState
+from decathlon.runner.exact import RandomState
 from decathlon.tasks.molpeg import MolPeg
 from tests.pruning.toy import Lines, Plain, Returning
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,29 +126,32 @@ def test_two_processes_run_one_job_together_even_in_a_sweep(run: Runner, tmp_pat
     assert all(record["devices"] == 2 and record["peak_memory_mib"]["host"] > 0 for record in records)
 
 
-def long_job(folder: Path) -> subprocess.Popen:
-    """A job that would go on for long, and has written its first checkpoint."""
+def ended_by(number: int, folder: Path) -> tuple[int, str]:
+    """The exit code and the errors of a job that would go on for long, and is sent a signal after its first epoch."""
     command = [sys.executable, "-m", "decathlon.run", "task=toy", "epochs=100000"]
-    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return process
+    # A shell that starts the tests in the background has its children ignore Ctrl-C.
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listen
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("results/*/*/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    return process.returncode, error.decode().strip()
 
 
 def test_sigterm_ends_a_job_at_once(tmp_path: Path) -> None:
-    process = long_job(tmp_path)
-    process.terminate()
-    process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGTERM
+    assert ended_by(signal.SIGTERM, tmp_path)[0] == -signal.SIGTERM
 
 
 def test_an_interrupted_job_says_how_to_go_on(tmp_path: Path) -> None:
-    process = long_job(tmp_path)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.decode().strip() == "error: interrupted; the same command goes on from the last checkpoint"
+    line = "error: interrupted; the same command goes on from the last checkpoint"
+    assert ended_by(signal.SIGINT, tmp_path) == (130, line)
 
 
 def test_a_failure_inside_a_worker_process_is_reported(run: Runner, tmp_path: Path) -> None:

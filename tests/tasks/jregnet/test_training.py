@@ -112,13 +112,13 @@ def test_affine_maximizer_finds_the_optimum_of_uniform_values() -> None:
 
 def test_integral_payments_are_truthful_up_to_quadrature() -> None:
     market = s1_market()
-    method = trained(IntegralLearner(market.auction, market.prior, [0]), market, 300, 64)
+    method = trained(IntegralLearner(market.auction, market.prior, [0]), market, 400)
     network = method.stack.single(0)  # type: ignore[attr-defined]
     values, _ = market.profiles("test", 4_000, 0)
     regrets = []
     for points in (17, 33, 65):
         mechanism = IntegralPayments(network, market.prior.low, market.prior.high, points)
-        regrets.append(exact_regret(mechanism, S1, values[:20], market.prior, points=26).regret.mean())
+        regrets.append(exact_regret(mechanism, S1, values[:60], market.prior, points=26).regret.mean())
     assert regrets[0] > regrets[1] > regrets[2] and regrets[2] < 2e-4
     outcome = IntegralPayments(network, market.prior.low, market.prior.high, 65)(S1, values)
     assert S1.utilities(values, outcome).min() >= -1e-6 and outcome.payments.min() >= -2e-3

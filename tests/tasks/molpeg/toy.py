@@ -12,7 +12,7 @@ from decathlon.graphs.loader import BatchLoader
 from decathlon.molecules.batches import FingerprintBatch
 from decathlon.pruning import EpochSampler
 from decathlon.pruning.callback import Pruning
-from decathlon.runner.checkpoint import RandomState
+from decathlon.runner.exact import RandomState
 from decathlon.storage import digest
 from decathlon.tasks.molpeg.module import FineTune
 
