@@ -1,10 +1,9 @@
-"""Bring the measured tables in docs/results.md and in the README up to date with the records in the results folder.
+"""Bring the measured tables in docs/results.md and the README's summary up to date with the records of finished jobs.
 
     python scripts/results_page.py [override ...]     # overrides as for `decathlon table`, for example results_dir=out
 
-docs/results.md has every experiment of every task, in the catalog's order, with its verdicts; an experiment none of
-whose jobs is finished is left out. In the README, what stands between ``<!-- table <experiment> <metric>,<metric> -->``
-and ``<!-- /table -->`` is replaced.
+docs/results.md has every experiment of every task, in the catalog's order, with its verdicts; one that has not been
+run to its end here keeps the table it has. The README's summary counts the verdicts of the small tables.
 """
 
 import re
@@ -23,40 +22,55 @@ page is written by `python scripts/results_page.py`. Mean ± standard deviation 
 *fails* or is *undecided* by the 90 % t-interval of the differences paired by seed; one with >= or <= holds already when
 the mean difference is on its side (docs/adding-a-task.md, 4).
 """
-BLOCK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+SECTION = re.compile(r"^### `(\S+)`\n\n(.*?)(?=^##|\Z)", re.DOTALL | re.MULTILINE)
+SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
+VERDICTS = ("holds", "undecided", "fails")
 
 
-def page(overrides: list[str]) -> str:
-    """docs/results.md: a part for each task of which an experiment has finished jobs, headed by the task's title."""
+def sections(page: str, overrides: list[str]) -> dict[str, str]:
+    """Each table by the name of its experiment, in the catalog's order.
+
+    One whose jobs are all finished here, or that ``page`` does not have, is as the records say; another stays.
+    """
+    old = dict(SECTION.findall(page))
+    found = {}
+    for name in (name for task in catalog.tasks() for name in catalog.experiments(task)):
+        table = make_table(name, overrides)
+        if table.finished and (table.finished == table.jobs or name not in old):
+            found[name] = to_markdown(table) + "\n"
+        elif name in old:
+            found[name] = old[name]
+    return found
+
+
+def results(tables: dict[str, str]) -> str:
+    """docs/results.md: a part for each task that has tables, headed by the task's title."""
     parts = [HEAD]
     for task in catalog.tasks():
-        tables = [make_table(name, overrides) for name in catalog.experiments(task)]
-        finished = [table for table in tables if table.finished]
-        if finished:
+        own = {name: text for name, text in tables.items() if name.startswith(f"{task}/")}
+        if own:
             title = " ".join(str(catalog.read(f"task/{task}").get("task", {}).get("title", task)).split())
-            parts.append(f"\n## {task}: {title}\n")
-        parts += [f"\n### `{table.name}`\n\n{to_markdown(table)}" for table in finished]
-    return "".join(parts)
+            parts.append(f"\n## {task}: {title}\n\n")
+        parts += [f"### `{name}`\n\n{text}" for name, text in own.items()]
+    return "".join(parts).rstrip() + "\n"
 
 
-def refreshed(readme: str, overrides: list[str]) -> str:
-    """The README with its tables as they are now."""
-
-    def block(found: re.Match[str]) -> str:
-        start, name, metrics, end = found.groups()
-        table = make_table(name, overrides, metrics.split(","))
-        table.verdicts, table.layout.note = [], ""
-        return f"{start}{to_markdown(table)}{end}"
-
-    return BLOCK.sub(block, readme)
+def summary(tables: dict[str, str]) -> str:
+    """How many claims of each small table hold, are undecided and fail, as Markdown."""
+    lines = ["| table | what it compares | hold | undecided | fail |", "| --- | --- | --- | --- | --- |"]
+    for name, text in tables.items():
+        if name.endswith("small"):
+            counts = [len(re.findall(rf"^\| \*{verdict}\*", text, re.MULTILINE)) for verdict in VERDICTS]
+            lines.append(f"| `{name}` | {text.partition(': mean')[0]} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Write both files."""
-    overrides = sys.argv[1:]
-    readme = ROOT / "README.md"
-    texts = {ROOT / "docs" / "results.md": page(overrides), readme: refreshed(readme.read_text("utf-8"), overrides)}
-    for path, text in texts.items():
+    readme, page = ROOT / "README.md", ROOT / "docs" / "results.md"
+    tables = sections(page.read_text("utf-8"), sys.argv[1:])
+    counted = SUMMARY.sub(lambda found: found[1] + summary(tables) + found[2], readme.read_text("utf-8"))
+    for path, text in {page: results(tables), readme: counted}.items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path}")
 
