@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+from scipy.special import stdtrit
 
 from decathlon.errors import ConfigError
 from decathlon.tables.plan import Experiment, Results, canonical
@@ -77,7 +77,7 @@ def _decide(differences: list[float], strict: bool) -> tuple[str, str]:
     if n == 1:
         return "undecided", f"difference {mean:+.3g} from one seed"
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * deviation / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * deviation / math.sqrt(n)
     why = f"difference {mean:+.3g} ± {half:.2g} (90 % interval, {n} paired seeds)"
     if mean - half > 0 or (not strict and mean >= 0):
         return "holds", why
