@@ -1,8 +1,6 @@
-"""Atomic writes, locks, caches, raw files."""
+"""Atomic writes, caches, raw files."""
 
-import multiprocessing
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -20,29 +18,6 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-
-
-def _hold(path: Path, started: "multiprocessing.synchronize.Event") -> None:
-    with files.locked(path):
-        started.set()
-        time.sleep(60)
-
-
-def test_a_lock_excludes_and_dies_with_its_owner(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    owner = context.Process(target=_hold, args=(tmp_path / "lock", started))
-    owner.start()
-    assert started.wait(30)
-    waited = []
-
-    def waiting() -> None:
-        waited.append(True)
-        owner.kill()
-
-    with files.locked(tmp_path / "lock", waiting):
-        assert waited
-    owner.join()
 
 
 def test_cached_makes_once(tmp_path: Path) -> None:
@@ -149,13 +124,3 @@ def test_a_killed_process_leaves_no_temporaries_in_a_cache(tmp_path: Path) -> No
         path.touch()
     files.cached(tmp_path / "c.txt", lambda: "x", lambda value, path: path.write_text(value), Path.read_text)
     assert not left.exists() and other.exists(), "another file may be in the making"
-
-
-def test_whether_a_lock_is_held(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    assert not files.is_locked(path)
-    with files.locked(path):
-        assert files.is_locked(path)
-        with pytest.raises(BlockingIOError), files.locked(path, wait=False):
-            pass
-    assert not files.is_locked(path)

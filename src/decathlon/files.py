@@ -1,7 +1,5 @@
-"""Files that are never half-written: atomic writes, locks that die with their owner, caches, raw data files."""
+"""Files that are never half-written: atomic writes, caches, raw data files."""
 
-import errno
-import fcntl
 import hashlib
 import http.client
 import os
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from decathlon.errors import DataError
+from decathlon.locks import locked
 
 T = TypeVar("T")
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.part)?(\.\w+)?")
@@ -61,60 +60,6 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def locked(path: str | Path, waiting: Callable[[], None] | None = None, wait: bool = True) -> Iterator[int]:
-    """Hold an exclusive lock on the file ``path``. The kernel drops it when its last owner dies.
-
-    ``waiting`` is called once when another process has the lock. Yields the file descriptor, which a child
-    process may inherit to hold the lock on.
-
-    Raises:
-        BlockingIOError: another process has the lock, and ``wait`` is false.
-        DataError: the file system offers no locks.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if not _try_lock(descriptor, path):
-            if not wait:
-                raise BlockingIOError(errno.EWOULDBLOCK, "another process has the lock", str(path))
-            if waiting is not None:
-                waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def is_locked(path: str | Path) -> bool:
-    """Whether some process has the lock ``path``."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        return not _try_lock(descriptor, Path(path))
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int, path: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            # Going on without would let two processes write one file.
-            raise DataError(
-                f"the file system of {path.parent} offers no locks ({errno.errorcode[error.errno]}); "
-                f"choose another folder for it (results_dir=..., data_dir=...)"
-            ) from error
-        raise
-    return True
 
 
 def cached(path: str | Path, make: Callable[[], T], save: Callable[[T, Path], None], load: Callable[[Path], T]) -> T:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from decathlon import files
+from decathlon import files, locks
 from decathlon.errors import ConfigError, UserError
 from decathlon.runner import catalog, console, groups, sweep
 from decathlon.runner.checks import check_overrides, check_values
@@ -71,7 +71,7 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
         say_result(job, record, known=True)
         return record, True
     wait = not sweep.passes_over()
-    if not wait and files.is_locked(job.folder / "lock"):
+    if not wait and locks.is_locked(job.folder / "lock"):
         raise BlockingIOError
     from decathlon.runner import checkpoint, execute, machine, processes
 
@@ -83,7 +83,7 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
     except OSError as error:
         raise ConfigError(f"results_dir={job.config['results_dir']} cannot be written: {error.strerror}") from error
     waiting = f"waiting for another process to finish {short(job.folder)}"
-    with files.locked(job.folder / "lock", lambda: say(waiting), wait) as lock:
+    with locks.locked(job.folder / "lock", lambda: say(waiting), wait) as lock:
         record = job.record()
         if record is not None and not force:
             say_result(job, record, known=True)

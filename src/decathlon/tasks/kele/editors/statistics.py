@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decathlon.files import atomic, locked
+from decathlon.files import atomic
 from decathlon.language.decoder import decoder_of, position_limit
 from decathlon.language.fingerprint import fingerprint, tokenizer_fingerprint
 from decathlon.language.forward import device_of, hidden_states
 from decathlon.language.generation import sample
 from decathlon.language.taps import run, tap
 from decathlon.language.tokens import Bos, batches, encode, pad, start_ids
+from decathlon.locks import locked
 from decathlon.storage import digest, load_state
 from decathlon.tasks.kele.update import unedited
 
