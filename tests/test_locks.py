@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from decathlon import leases, locks
+from decathlon.errors import ConfigError
 from decathlon.leases import Lease
 from tests.conftest import environment
 
@@ -116,7 +117,7 @@ def test_locks_that_other_machines_miss_are_known_by_the_mount(line: str, reason
 
 def test_a_name_of_locks_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECATHLON_LOCKS", "magic")
-    with pytest.raises(ValueError, match="choose auto, kernel, lease"), locks.locked(tmp_path / "lock"):
+    with pytest.raises(ConfigError, match="choose auto, kernel, lease"), locks.locked(tmp_path / "lock"):
         pass
 
 

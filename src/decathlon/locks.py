@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from decathlon.errors import ConfigError
 from decathlon.leases import Lease, is_dead
 
 KINDS = ("auto", "kernel", "lease")
@@ -74,11 +75,11 @@ def by_lease(folder: Path) -> bool:
     """Whether locks in ``folder`` are leases: its file system offers no ``flock``, or one that other machines miss.
 
     Raises:
-        ValueError: ``DECATHLON_LOCKS`` is none of ``auto``, ``kernel`` and ``lease``.
+        ConfigError: ``DECATHLON_LOCKS`` is none of ``auto``, ``kernel`` and ``lease``.
     """
     kind = os.environ.get("DECATHLON_LOCKS") or "auto"
     if kind not in KINDS:
-        raise ValueError(f"DECATHLON_LOCKS={kind}; choose {', '.join(KINDS)}")
+        raise ConfigError(f"DECATHLON_LOCKS={kind}; choose {', '.join(KINDS)}")
     if kind != "auto":
         return kind == "lease"
     device = folder.stat().st_dev

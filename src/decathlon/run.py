@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon import files, locks
 from decathlon.errors import ConfigError, UserError
-from decathlon.runner import catalog, console, groups, sweep
+from decathlon.runner import catalog, console, groups, nodes, sweep
 from decathlon.runner.checks import check_overrides, check_values
 from decathlon.runner.console import say, say_error, say_result, say_start, say_warning, short
 from decathlon.runner.job import Job
@@ -70,6 +70,9 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
     if record is not None and not force:
         say_result(job, record, known=True)
         return record, True
+    machines = nodes.count(job.config["trainer"])
+    if number := nodes.rank(machines):
+        return _help(job, machines, number)
     wait = not sweep.passes_over()
     if not wait and locks.is_locked(job.folder / "lock"):
         raise BlockingIOError
@@ -96,12 +99,14 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
             files.set_aside(job.record_path)
         job.write_config()
         where = f"{count} processes" if count > 1 else _device(job)
+        where += f" on each of {machines} machines" if machines > 1 else ""
         say_start(job, where, resumed=job.last_checkpoint.exists(), place=sweep.position())
         start = perf_counter()
         try:
-            if count > 1:
+            if count > 1 or machines > 1:
                 del built
-                outcome = processes.run_workers(job.folder, count, lock)
+                with nodes.announced(job.folder, machines) as node:
+                    outcome = processes.run_workers(job.folder, count, lock, node)
             else:
                 machine.reset_peak_memory()
                 outcome = execute.execute(job.config, job.folder, built)
@@ -111,12 +116,28 @@ def run_job(job: Job) -> tuple[dict[str, Any], bool]:
         record = {
             "status": "finished", "task": job.task, "dataset": job.dataset, "method": job.method, "seed": job.seed,
             "id": job.identity, "wall_time_s": round(perf_counter() - start, 3),
-            "peak_memory_mib": machine.peak_memory(), **outcome, "device": machine.device_name(), "devices": count,
-            "versions": machine.versions(), "commit": machine.commit(), "config": job.config,
+            "peak_memory_mib": machine.peak_memory(), **outcome, "device": machine.device_name(),
+            "devices": count * machines, "versions": machine.versions(), "commit": machine.commit(),
+            "config": job.config,
         }  # fmt: skip
         job.finish(record)
     say_result(job, record)
     return record, False
+
+
+def _help(job: Job, machines: int, number: int) -> tuple[dict[str, Any], bool]:
+    """Give the processes of machine ``number`` to a job whose lock and record are the first machine's."""
+    from decathlon.runner import execute, processes
+
+    execute.quiet()
+    count = processes.device_count(job.config["trainer"])
+    say(f"machine {number} of {machines} waits for the first one in {short(job.folder)}")
+    node = nodes.found(job.folder, machines, number, anew=job.config["force"])
+    if node is not None:
+        processes.give_workers(job.folder, count, node)
+    record = nodes.awaited(job.record, job.folder)
+    say_result(job, record, known=node is None)
+    return record, node is None
 
 
 def _device(job: Job) -> str:

@@ -18,8 +18,10 @@ import yaml
 
 from decathlon import files
 from decathlon.errors import ConfigError, UserError
+from decathlon.runner.nodes import Node
 
 Config = dict[str, Any]
+ALONE = Node()
 
 
 def device_count(trainer: Config) -> int:
@@ -50,22 +52,16 @@ class WorkersFailed(RuntimeError):
     """The processes of a job ended without a result; carries the error of the first that said one."""
 
 
-def run_workers(folder: Path, count: int, lock: int) -> Config:
-    """Run the job of ``folder`` in ``count`` processes and return its outcome.
+def run_workers(folder: Path, count: int, lock: int, node: Node = ALONE) -> Config:
+    """Run the job of ``folder`` in ``count`` processes of this machine and return its outcome.
 
     The workers inherit the descriptor ``lock``: the job stays locked until the last of them has ended. They end with
-    this process.
+    this process. ``node``: this machine, the first of those that the job is run on.
     """
     result, error = folder / "outcome.json", folder / "worker-error.json"
     result.unlink(missing_ok=True)
     error.unlink(missing_ok=True)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--max-restarts=0",
-        "-m", "decathlon.runner.processes", str(folder),
-    ]  # fmt: skip
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    done = subprocess.run(command, pass_fds=[lock], env=environment, preexec_fn=die_with_parent)
+    done = _start(folder, count, node, lock)
     if done.returncode == 0 and result.exists():
         outcome = json.loads(result.read_text())
         result.unlink()
@@ -77,6 +73,27 @@ def run_workers(folder: Path, count: int, lock: int) -> Config:
             raise UserError(said["message"])
         raise WorkersFailed(f"{said['message']}\n{said['traceback']}")
     raise WorkersFailed(f"the {count} processes of the job ended with status {done.returncode} and no result")
+
+
+def give_workers(folder: Path, count: int, node: Node) -> None:
+    """Run the ``count`` processes that this machine, not the first, has in the job of ``folder``.
+
+    Raises:
+        WorkersFailed: they ended otherwise than well; the first machine says why.
+    """
+    done = _start(folder, count, node)
+    if done.returncode:
+        raise WorkersFailed(f"the {count} processes of machine {node.rank} ended with status {done.returncode}")
+
+
+def _start(folder: Path, count: int, node: Node, *descriptors: int) -> "subprocess.CompletedProcess[bytes]":
+    command = [
+        sys.executable, "-m", "torch.distributed.run", *node.arguments(), f"--nproc-per-node={count}",
+        "--max-restarts=0", "-m", "decathlon.runner.processes", str(folder),
+    ]  # fmt: skip
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    return subprocess.run(command, pass_fds=descriptors, env=environment, preexec_fn=die_with_parent)
 
 
 def die_with_parent() -> None:
@@ -95,7 +112,9 @@ def worker(folder: Path) -> int:
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     # The real number of devices: `auto` has been counted by the process that started this one.
-    config["trainer"]["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    config["trainer"]["devices"] = local
+    config["trainer"]["num_nodes"] = int(os.environ["WORLD_SIZE"]) // local
     config["trainer"]["strategy"] = config["trainer"].get("strategy") or "ddp"
     try:
         machine.reset_peak_memory()
