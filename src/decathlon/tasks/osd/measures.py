@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decathlon.tasks.osd.optimizers.base import ProjectedOptimizer, upright, working_dtype
+from decathlon.tasks.osd.optimizers.base import upright, working_dtype
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -49,10 +49,17 @@ def captured_energy(projection: Tensor, gradient: Tensor) -> float:
 
     1 also for a zero gradient, of which nothing can be missed.
     """
-    values = torch.linalg.svdvals(gradient)[: projection.shape[1]]
-    best = float(values.square().sum())
+    return fit(projection, gradient)[0]
+
+
+def fit(projection: Tensor, gradient: Tensor) -> tuple[float, float]:
+    """``captured_energy``, and the ``overlap`` with the gradient's leading left singular vectors."""
+    rank = projection.shape[1]
+    vectors, values, _ = torch.linalg.svd(gradient, full_matrices=False)
+    best = float(values[:rank].square().sum())
     basis = torch.linalg.qr(projection).Q
-    return float((basis.mT @ gradient).square().sum()) / best if best > 0 else 1.0
+    captured = float((basis.mT @ gradient).square().sum()) / best if best > 0 else 1.0
+    return captured, float((basis.mT @ vectors[:, :rank]).square().sum()) / rank
 
 
 def overlap(one: Tensor, other: Tensor) -> float:
@@ -66,14 +73,15 @@ def projections(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
     return {p: state["projection"] for p, state in optimizer.state.items() if "projection" in state}
 
 
-def subspace_quality(optimizer: ProjectedOptimizer) -> dict[str, float]:
-    """``captured`` and ``drift`` (orthonormality error), means over the weights that have a projection and a gradient."""
-    found = [
-        (captured_energy(projection, upright(p.grad).to(working_dtype(p))), orthonormality_error(projection))
-        for p, projection in projections(optimizer).items()
-        if p.grad is not None
-    ]
-    if not found:
-        return {}
-    energy, drift = zip(*found)
-    return {"captured": sum(energy) / len(energy), "drift": sum(drift) / len(drift)}
+def subspace_quality(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Means over the weights that have a projection and a gradient; empty if there are none.
+
+    ``captured`` energy, ``overlap`` with the best subspace of the present gradient, and ``drift`` (orthonormality error).
+    """
+    found = []
+    for p, projection in projections(optimizer).items():
+        if p.grad is not None:
+            captured, common = fit(projection, upright(p.grad).to(working_dtype(p)))
+            found.append((captured, common, orthonormality_error(projection)))
+    means = [sum(column) / len(found) for column in zip(*found)]
+    return dict(zip(("captured", "overlap", "drift"), means))
