@@ -46,14 +46,18 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"rank": None, "moments": "float32", "seed": 0, **defaults})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._updated, self._hooks = set(), []
+        super().__setstate__(state)  # loading a state dict comes this way too: what is there stays
+        self.__dict__.setdefault("_updated", set())
+        self.__dict__.setdefault("_hooks", [])
 
     # ---------------------------------------------------------------- groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for name, value in group.items():  # NumPy's numbers could not be loaded again with weights_only
+            if not isinstance(value, (Tensor, list, tuple)) and hasattr(value, "item"):
+                group[name] = value.item()
         try:
             self._check(group)
         except ValueError:
