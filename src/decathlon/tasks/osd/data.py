@@ -33,7 +33,8 @@ class TextData(LightningDataModule):
         steps: of the training.
         packing: ``packed``: windows across documents; ``documents``: one document is one sample, cut off or padded, as
             in the paper.
-        stream: samples in the order of the corpus, each once, as the paper's stream; otherwise shuffled epochs.
+        stream: samples in the order of the corpus, each once, as the paper's stream, of which as many documents are
+            fetched as the steps take; otherwise shuffled epochs.
         eval_tokens: how many tokens to validate on, and to test on.
         seed: of the order.
 
@@ -58,7 +59,8 @@ class TextData(LightningDataModule):
         self.tokens, self.vocabulary, self.packing, self.stream = str(tokens), int(vocabulary), packing, bool(stream)
         self.length, self.batch_size, self.steps = int(length), int(batch_size), int(steps)
         self.eval_tokens, self.seed = int(eval_tokens), int(seed)
-        made = build(dict(dataset["corpus"]), called="dataset.corpus")
+        taken = {"documents": self.steps * self.batch_size} if self.stream else {}
+        made = build(dict(dataset["corpus"]), called="dataset.corpus", **taken)
         if not isinstance(made, Corpus):
             raise ConfigError(f"{dataset['corpus']['class']} is no decathlon.language.corpora.Corpus")
         self.corpus: Corpus = made

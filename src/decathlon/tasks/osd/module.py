@@ -41,7 +41,7 @@ class LanguageModelling(LightningModule):
             is the trainer's matter, and cannot be had with per_layer.
         probe_every: measure the subspace at every so many-th step (an SVD of each gradient), and at the last; None: never.
         eval_compat: ``galore`` also reports the perplexity as that code computes it: batch means, over one batch too many.
-        seed: of the initial weights. figures: draw them.
+        seed: of the initial weights. figures: draw them. matrix: of another module (``costs``).
 
     Raises:
         ConfigError: in one line, for values that cannot be.
@@ -51,7 +51,7 @@ class LanguageModelling(LightningModule):
         self, method: Mapping[str, Any], size: str = "small", lr: float = 0.01, scale: float = 0.25, rank: int = 32,
         match: str | None = None, steps: int = 200, warmup: float = 0.1, end: float = 0.1, shape: str = "cosine",
         length: int = 256, per_layer: bool = False, clip: float | None = None, probe_every: int | None = None, eval_compat: str | None = None,
-        seed: int = 0, figures: bool = True,
+        seed: int = 0, figures: bool = True, matrix: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if eval_compat not in (None, "galore"):
@@ -78,7 +78,9 @@ class LanguageModelling(LightningModule):
         self.costs: dict[str, float] = {}
         self.done = 0
         self._content: str | None = None
-        self._began: float | None = None
+        self._began: float | None = None  # of the update
+        self._step_began: float | None = None
+        self.train_seconds = 0.0
         self._parts: list[Tensor] = []
         self._sums = torch.zeros(5, dtype=torch.float64)
 
@@ -128,6 +130,8 @@ class LanguageModelling(LightningModule):
     # ---------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._step_began is None:
+            self._step_began = time.perf_counter()
         loss: Tensor = self.model(input_ids=batch["ids"], labels=batch["labels"]).loss
         self._parts.append(loss.detach().float())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["ids"]))
@@ -226,6 +230,7 @@ class LanguageModelling(LightningModule):
             found["update_time_mean_ms"] = 1e3 * statistics.fmean(self.update_seconds)
         if self.probes:
             found |= dict(zip(("captured", "drift", "overlap"), self.probes[-1][1:]))
+        found["train_time_h"] = self.train_seconds / 3600
         found |= {"diverged": float(self.diverged), "corpus": float(int(self.data.found.content[:6], 16))}
         self.log_dict({f"test/{name}": value for name, value in found.items()})
         if self.trainer.is_global_zero:
@@ -248,12 +253,13 @@ class LanguageModelling(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["osd"] = {
             "done": self.done, "losses": self.losses, "update_seconds": self.update_seconds, "probes": self.probes,
-            "validations": self.validations, "diverged": self.diverged, "costs": self.costs, "content": self._content,
+            "validations": self.validations, "diverged": self.diverged, "costs": self.costs, "content": self._content, "train_seconds": self.train_seconds,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["osd"]
         self.done, self.diverged, self._content = int(state["done"]), bool(state["diverged"]), state["content"]
+        self.train_seconds = float(state["train_seconds"])
         self.losses, self.update_seconds = list(state["losses"]), list(state["update_seconds"])
         self.probes, self.validations, self.costs = list(state["probes"]), list(state["validations"]), state["costs"]
 
