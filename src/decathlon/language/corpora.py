@@ -85,11 +85,12 @@ class TextFiles(Corpus):
     """Text files: one's own, or raw files of the data folder.
 
     Args:
-        files: a folder, a pattern or a path, or several; split into three parts. val_files: documents to hold out, every
-            second one for the test; all of ``files`` are then trained on.
+        files: a folder, a pattern or a path, or several; split into three parts.
+        val_files: documents to hold out, every second one for the test; all of ``files`` are then trained on.
         unit, field: what a document is (see ``read_documents``).
-        held_out: share of documents of each of val and test. shuffle: before the split; otherwise the last are held out.
-        raw: the files are names of raw files that are looked for in the data folder.
+        held_out: share of documents of each of val and test. shuffle: before the split; otherwise the last are held
+            out.
+        raw: the files are names of raw files, which are looked for in the data folder.
         url, sha256: where the one raw file can be fetched, and its digest.
     """
 
@@ -127,7 +128,9 @@ class TextFiles(Corpus):
             return split_documents(texts, self.held_out, self.shuffle)
         held = self._read(self.val_files, root)
         if len(held) < 2:
-            raise DataError(f"{self.val_files} has {len(held)} documents: two at least, one to validate and one to test on")
+            raise DataError(
+                f"{self.val_files} has {len(held)} documents: two at least, one to validate and one to test on"
+            )
         return {"train": texts, "val": held[::2], "test": held[1::2]}
 
     def _read(self, where: str | list[str], root: str | Path) -> list[str]:
@@ -148,8 +151,9 @@ class Hub(Corpus):
     """
 
     def __init__(
-        self, hub: str | None, documents: int, config: str | None = None, field: str = "text", train_split: str = "train",
-        val_split: str = "validation", val_documents: int = 20_000, shuffle_seed: int | None = 42,
+        self, hub: str | None, documents: int, config: str | None = None, field: str = "text",
+        train_split: str = "train", val_split: str = "validation", val_documents: int = 20_000,
+        shuffle_seed: int | None = 42,
     ) -> None:  # fmt: skip
         if not hub:
             raise ConfigError("hub=<name> must say which dataset of the hub, for example hub=roneneldan/TinyStories")
@@ -176,4 +180,3 @@ def _share(held_out: float) -> float:
     if not 0 < float(held_out) < 0.5:
         raise ConfigError(f"held_out={held_out} must be between 0 and 0.5")
     return float(held_out)
-

@@ -60,7 +60,9 @@ def docstrings(packages: Sequence[str], shortest: int = 200) -> list[str]:
     found: dict[str, None] = {}
     for package in packages:
         folder = package_folder(package)
-        paths = [path for path in sorted(folder.rglob("*.py")) if not _PASSED_OVER & set(path.relative_to(folder).parts)]
+        paths = [
+            path for path in sorted(folder.rglob("*.py")) if not _PASSED_OVER & set(path.relative_to(folder).parts)
+        ]
         for path in track(paths, f"docstrings of {package}"):
             found.update(dict.fromkeys(text for text in _of_file(path) if len(text) >= shortest))
     if not found:

@@ -6,7 +6,9 @@ from typing import Any
 from decathlon.errors import DataError
 
 
-def hub_texts(name: str, config: str | None, split: str, field: str = "text", shuffle: int | None = None) -> Iterator[str]:
+def hub_texts(
+    name: str, config: str | None, split: str, field: str = "text", shuffle: int | None = None
+) -> Iterator[str]:
     """The texts of one split of a dataset, as they come over the network.
 
     Args:

@@ -33,7 +33,9 @@ def text_files(where: str | Path | Sequence[str | Path]) -> list[Path]:
         paths = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(place), recursive=True))
         mine = [p for p in sorted(paths) if p.is_file() and p.suffix not in _NO_TEXT and not p.name.startswith(".")]
         if not mine:
-            raise DataError(f"there is no text file in {place}: name a folder, a file or a pattern, for example notes/*.txt")
+            raise DataError(
+                f"there is no text file in {place}: name a folder, a file or a pattern, for example notes/*.txt"
+            )
         found.update(dict.fromkeys(mine))
     return list(found)
 

@@ -26,7 +26,10 @@ def weight(rows: int, columns: int, dtype: torch.dtype = torch.float64, seed: in
 
 
 def follow(
-    make: Callable[[Any], torch.optim.Optimizer], start: Tensor, given: Iterable[Tensor], rank: int | None = 4,
+    make: Callable[[Any], torch.optim.Optimizer],
+    start: Tensor,
+    given: Iterable[Tensor],
+    rank: int | None = 4,
     prepare: Callable[[torch.optim.Optimizer, Tensor], None] | None = None,
 ) -> tuple[list[Tensor], torch.optim.Optimizer, torch.nn.Parameter]:
     """The weight after each of the given gradients, the optimizer, and the parameter."""  # fmt: skip

@@ -1,5 +1,6 @@
 """What must be true of whole trajectories: scale, transposition, rotation, and the limits in which methods agree."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -159,7 +160,7 @@ def test_the_projection_moves_at_every_so_many_th_step() -> None:
         p.grad = gradient
         optimizer.step()
         seen.append(optimizer.state[p]["projection"].clone())
-    moved = [not torch.equal(a, b) for a, b in zip(seen, seen[1:])]
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
     assert moved == [False, False, True, False, False, True]
 
 

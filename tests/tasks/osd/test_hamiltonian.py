@@ -71,7 +71,11 @@ def lion(a: float = 1.5, b: float = 0.3) -> tuple[Callable[[float, State], State
 
 
 def largest_increase(
-    flow: Callable[[float, State], State], energy: Callable[[State], Tensor], state: State, time: float, h: float = 2.5e-3
+    flow: Callable[[float, State], State],
+    energy: Callable[[State], Tensor],
+    state: State,
+    time: float,
+    h: float = 2.5e-3,
 ) -> float:
     """The largest change of the energy in one step of the classical Runge-Kutta method."""
     largest, before = -math.inf, energy(state)

@@ -1,5 +1,6 @@
 """Against independent implementations: the published update by autograd, the packages of the peers, torch's rules."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -127,7 +128,9 @@ def test_galore_against_its_package(shape: tuple[int, int], gap: int, steps: int
 
     def theirs(groups: Any) -> torch.optim.Optimizer:
         more = {"rank": 6, "update_proj_gap": gap, "scale": 0.25, "proj_type": "std"}
-        return package([{"params": groups[0]["params"], **more}], lr=0.01, weight_decay=0.0, no_deprecation_warning=True)
+        return package(
+            [{"params": groups[0]["params"], **more}], lr=0.01, weight_decay=0.0, no_deprecation_warning=True
+        )
 
     reference = follow(theirs, start, given)[0]
     change = [relative(a - start.detach(), b - start.detach()) for a, b in zip(path, reference)]
@@ -162,7 +165,9 @@ def test_adafactor_is_that_of_transformers(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_eight_bits_are_within_a_step_of_the_grid(signed: bool) -> None:
-    values = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(5000).div(1000).floor()
+    values = (
+        torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(5000).div(1000).floor()
+    )
     values = values if signed else values.abs()
     codes, scale = quantised.quantise(values, signed)
     assert codes.dtype == torch.uint8 and codes.numel() == 5000 and scale.numel() == 20
@@ -216,8 +221,8 @@ def test_updates_of_apollo_and_fira_grow_slowly() -> None:
     start = weight(10, 16)
     given = [g * 10**step for step, g in enumerate(gradients(10, 16, 4))]
     path = [start.detach(), *follow(partial(Apollo, lr=0.01, inner="sgd"), start, given)[0]]
-    sizes = [float((b - a).norm()) for a, b in zip(path, path[1:])]
-    assert all(b <= 1.011 * a for a, b in zip(sizes, sizes[1:]))
+    sizes = [float((b - a).norm()) for a, b in itertools.pairwise(path)]
+    assert all(b <= 1.011 * a for a, b in itertools.pairwise(sizes))
 
 
 def test_the_methods_train() -> None:

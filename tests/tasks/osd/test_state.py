@@ -206,7 +206,9 @@ def test_sparse_and_sharded_parameters_are_refused() -> None:
 def test_numpy_numbers_frozen_and_missing_gradients_pass() -> None:
     model = llama()
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
-    optimizer = OnlineSubspaceDescent(low_rank_groups(model, rank=np.int64(8)), lr=np.float32(0.01), alpha=np.float64(5))  # type: ignore[arg-type]
+    optimizer = OnlineSubspaceDescent(
+        low_rank_groups(model, rank=np.int64(8)), lr=np.float32(0.01), alpha=np.float64(5)
+    )  # type: ignore[arg-type]
     assert len(optimizer.param_groups[0]["params"]) == 13
     optimizer.step()  # no gradient anywhere: nothing moves
     assert not optimizer.state

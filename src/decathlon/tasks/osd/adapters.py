@@ -1,6 +1,7 @@
 """Low rank in the weights instead of the optimizer: LoRA, ReLoRA, and matrices that are products from the start."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class LoraLinear(nn.Module):
         rank = min(rank, outputs, inputs)
         self.linear, self.factor, self.key = linear, alpha / rank, key
         self.dropout = nn.Dropout(dropout)
-        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+        like: dict[str, Any] = {"dtype": linear.weight.dtype, "device": linear.weight.device}
         self.A = nn.Parameter(torch.empty(rank, inputs, **like))
         self.B = nn.Parameter(torch.zeros(outputs, rank, **like))
         linear.weight.requires_grad_(False)
@@ -50,7 +51,7 @@ class LowRankLinear(nn.Module):
         super().__init__()
         outputs, inputs = linear.weight.shape
         rank = min(rank, outputs, inputs)
-        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
+        like: dict[str, Any] = {"dtype": linear.weight.dtype, "device": linear.weight.device}
         self.A, self.B = (nn.Parameter(torch.empty(shape, **like)) for shape in ((rank, inputs), (outputs, rank)))
         std = math.sqrt(0.02 / math.sqrt(rank))
         with torch.no_grad():
@@ -78,7 +79,7 @@ class Adapter:
 
     def install(self, model: nn.Module, seed: int) -> dict[str, Tensor]:
         """Replace the maps; the trained factors by name."""
-        factors = {}
+        factors: dict[str, Tensor] = {}
         for place, name in enumerate(hidden_matrices(model, self.match)):
             name = name.removesuffix(".weight")
             parent, _, child = name.rpartition(".")
@@ -128,7 +129,9 @@ class ReLora(Lora):
     ) -> None:  # fmt: skip
         super().__init__(rank, alpha, dropout, match)
         if restart < 1 or not 0 <= rewarm < restart or not 0 <= kept <= 1:
-            raise ValueError(f"restart={restart}, rewarm={rewarm}, kept={kept}: 0 <= rewarm < restart, kept from 0 to 1")
+            raise ValueError(
+                f"restart={restart}, rewarm={rewarm}, kept={kept}: 0 <= rewarm < restart, kept from 0 to 1"
+            )
         self.restart, self.rewarm, self.kept = int(restart), int(rewarm), float(kept)
 
     def lr_factor(self, step: int) -> float:
@@ -155,5 +158,3 @@ class LowRank(Adapter):
 
     def replace(self, linear: nn.Linear, key: tuple[object, ...]) -> nn.Module:
         return LowRankLinear(linear, self.rank, key)
-
-

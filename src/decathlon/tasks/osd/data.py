@@ -55,7 +55,7 @@ class TextData(LightningDataModule):
         for name, value in {"batch_size": batch_size, "steps": steps, "eval_tokens": eval_tokens}.items():
             if value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
-        self.root, self.name = Path(root), str(dataset.get("name"))
+        self.root, self.called = Path(root), str(dataset.get("name"))
         self.tokens, self.vocabulary, self.packing, self.stream = str(tokens), int(vocabulary), packing, bool(stream)
         self.length, self.batch_size, self.steps = int(length), int(batch_size), int(steps)
         self.eval_tokens, self.seed = int(eval_tokens), int(seed)
@@ -71,7 +71,7 @@ class TextData(LightningDataModule):
         """The corpus in tokens."""
         if self._found is None:
             longest = self.length if self.packing == "documents" else None
-            self._found = tokenised(self.root, self.name, self.corpus, self.tokens, self.vocabulary, longest)
+            self._found = tokenised(self.root, self.called, self.corpus, self.tokens, self.vocabulary, longest)
         return self._found
 
     def prepare_data(self) -> None:

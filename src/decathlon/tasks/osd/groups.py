@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from decathlon.tasks.osd.optimizers.base import check_rank
 
-ATTENTION_AND_MLP = r"attn|attention|mlp|ffn|feed_?forward|densereludense|\.intermediate\.dense|layer\.\d+\.output\.dense"
+ATTENTION_AND_MLP = (
+    r"attn|attention|mlp|ffn|feed_?forward|densereludense|\.intermediate\.dense|layer\.\d+\.output\.dense"
+)
 
 
 def hidden_matrices(model: nn.Module, match: str = ATTENTION_AND_MLP) -> dict[str, Tensor]:
     """The trainable weight matrices of linear maps whose module's name matches, by name; each once.
 
     Args:
-        model: any module. Linear maps are ``nn.Linear`` and transformers' ``Conv1D`` (GPT-2), and what derives from them.
+        model: any module. Linear maps are ``nn.Linear``, what derives from it, and transformers' ``Conv1D`` (GPT-2).
         match: regular expression that is searched in the names of modules, whatever the case.
 
     Raises:

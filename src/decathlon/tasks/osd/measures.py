@@ -76,7 +76,7 @@ def projections(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
 def subspace_quality(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Means over the weights that have a projection and a gradient; empty if there are none.
 
-    ``captured`` energy, ``overlap`` with the best subspace of the present gradient, and ``drift`` (orthonormality error).
+    ``captured`` energy, ``overlap`` with the present gradient's best subspace, ``drift`` (orthonormality error).
     """
     found = []
     for p, projection in projections(optimizer).items():

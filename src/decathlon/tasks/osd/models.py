@@ -35,8 +35,9 @@ def make_model(size: str, vocabulary: int = PAPERS_VOCABULARY, seed: int = 0, po
         ValueError: one line, for an unknown size.
     """
     width, inner, layers, heads = SIZES[check_size(size)]
-    sizes = {"width": width, "inner": inner, "layers": layers, "heads": heads}
-    return new_llama(vocabulary, **sizes, positions=max(positions, 1024), seed=seed)
+    return new_llama(
+        vocabulary, width=width, inner=inner, layers=layers, heads=heads, positions=max(positions, 1024), seed=seed
+    )
 
 
 def meta_model(size: str, dtype: torch.dtype, vocabulary: int = PAPERS_VOCABULARY) -> Any:

@@ -37,10 +37,12 @@ class LanguageModelling(LightningModule):
         rank: of projected matrices or of factors. match: which modules; None: attention and MLP.
         steps: of the training. warmup: share of them in which the rate rises from 0. end: the last rate, relative; in
             between it follows ``shape``.
-        length: longest sequence. per_layer: update each parameter inside the backward pass. clip: of the global norm; it
-            is the trainer's matter, and cannot be had with per_layer.
-        probe_every: measure the subspace at every so many-th step (an SVD of each gradient), and at the last; None: never.
-        eval_compat: ``galore`` also reports the perplexity as that code computes it: batch means, over one batch too many.
+        length: longest sequence. per_layer: update each parameter inside the backward pass.
+        clip: of the gradient's global norm; it is the trainer's matter, and cannot be had with per_layer.
+        probe_every: measure the subspaces at every so many-th step (an SVD of each gradient) and at the last; None:
+            never.
+        eval_compat: ``galore`` also reports the perplexity as that code computes it: the sum of the batches' means over
+            one batch too many.
         seed: of the initial weights. figures: draw them. matrix: of another module (``costs``).
 
     Raises:
@@ -50,7 +52,8 @@ class LanguageModelling(LightningModule):
     def __init__(
         self, method: Mapping[str, Any], size: str = "small", lr: float = 0.01, scale: float = 0.25, rank: int = 32,
         match: str | None = None, steps: int = 200, warmup: float = 0.1, end: float = 0.1, shape: str = "cosine",
-        length: int = 256, per_layer: bool = False, clip: float | None = None, probe_every: int | None = None, eval_compat: str | None = None,
+        length: int = 256, per_layer: bool = False, clip: float | None = None, probe_every: int | None = None,
+        eval_compat: str | None = None,
         seed: int = 0, figures: bool = True, matrix: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -111,7 +114,9 @@ class LanguageModelling(LightningModule):
     def _check_trainer(self) -> None:
         trainer = self.trainer
         if isinstance(trainer.strategy, FSDPStrategy):
-            raise ConfigError("trainer=fsdp flattens the weights, and only matrices can be projected; choose trainer=ddp")
+            raise ConfigError(
+                "trainer=fsdp flattens the weights, and only matrices can be projected; choose trainer=ddp"
+            )
         if not self.per_layer:
             return
         if trainer.accumulate_grad_batches != 1:
@@ -137,9 +142,11 @@ class LanguageModelling(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["ids"]))
         return loss
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **options: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
         if not self.per_layer:
-            self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, **options)
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if self.probe_every and self.recipe.projects and (self.done % self.probe_every == 0 or self._is_last):
             self._probe()
         self._began = time.perf_counter()
@@ -253,7 +260,8 @@ class LanguageModelling(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["osd"] = {
             "done": self.done, "losses": self.losses, "update_seconds": self.update_seconds, "probes": self.probes,
-            "validations": self.validations, "diverged": self.diverged, "costs": self.costs, "content": self._content, "train_seconds": self.train_seconds,
+            "validations": self.validations, "diverged": self.diverged, "costs": self.costs, "content": self._content,
+            "train_seconds": self.train_seconds,
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ With ``S = P' N`` (k, m), ``B = N S'`` (n, k) and ``A = P' P`` (k, k) its gradie
 
     2 [P (P' B) + B A - 2 B] + 4 lam P (A - I).
 
-``S`` is at hand, it is the projected gradient; so one product of n m k and four of n k^2 remain. Neither the (n, n) matrix
-``P P'`` nor an (n, m) residual is formed.
+``S`` is at hand, it is the projected gradient; so one product of n m k and four of n k^2 remain. Neither the (n, n)
+matrix ``P P'`` nor an (n, m) residual is formed. As n <= m, ``P' B`` costs less than its equal ``S S'``.
 """
 
 import torch

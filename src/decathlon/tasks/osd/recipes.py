@@ -34,7 +34,7 @@ class Recipe:
         self.spec = {key: value for key, value in method.items() if key not in ("adapter", "fixed_rank")}
         rank = method.get("fixed_rank") or rank
         self.lr, self.scale, self.rank, self.match = float(lr), float(scale), rank, match or ATTENTION_AND_MLP
-        adapter = method.get("adapter")
+        adapter: Mapping[str, Any] = method.get("adapter") or {}
         found = build({"rank": rank, "match": self.match, **adapter}, called="method.adapter") if adapter else None
         if found is not None and not isinstance(found, Adapter):
             raise ConfigError(f"method.adapter: {adapter['class']} is no decathlon.tasks.osd.adapters.Adapter")

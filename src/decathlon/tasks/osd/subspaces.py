@@ -46,7 +46,7 @@ def random_subspace(n: int, rank: int, key: tuple[object, ...]) -> Tensor:
 
 
 def _svd(gradient: Tensor, rank: int) -> Tensor:
-    # Of the matrix as it lies in memory: signs of singular vectors are arbitrary, and these are those of published code.
+    # Of the matrix as it lies in memory: signs of singular vectors are arbitrary; these are the published code's.
     if gradient.is_contiguous():
         leading = torch.linalg.svd(gradient, full_matrices=False).U[:, :rank]
     else:

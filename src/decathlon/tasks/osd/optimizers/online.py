@@ -92,7 +92,9 @@ class OnlineSubspaceDescent(ProjectedOptimizer):
         if group["p_schedule"] == "gap" and not float(group["lr"]) > 0:
             raise ValueError("p_schedule=gap needs a positive lr: the rate of P is relative to it")
         if group["reproject_moments"] and group["inner"] not in ("adam", "lion", "momentum"):
-            raise ValueError(f"reproject_moments needs a first moment in full precision, which {group['inner']} has not")
+            raise ValueError(
+                f"reproject_moments needs a first moment in full precision, which {group['inner']} has not"
+            )
 
     def p_lr(self, group: Group, n: int) -> float:
         """The learning rate of the projections (n, k) of a group, at its present lr."""

@@ -20,7 +20,7 @@ def is_small(numel: int) -> bool:
 
 
 @lru_cache(maxsize=8)
-def grid(signed: bool, device: torch.device = torch.device("cpu")) -> Tensor:
+def grid(signed: bool, device: torch.device | str = "cpu") -> Tensor:
     """The 256 numbers that a byte stands for, ascending, 0 and 1 among them (float32).
 
     Decade e from 10^-6 to 1 is divided evenly, into twice as many parts as the one below it.

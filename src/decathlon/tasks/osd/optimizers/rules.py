@@ -34,7 +34,9 @@ class Rule(ABC):
         """Take the gradient of step number ``step``, from 1, into the state; the direction, a new tensor."""
 
     def turn(self, state: State, prefix: str, rotation: Tensor) -> None:
-        """Express the first moment (k, m) in other coordinates: ``rotation`` (k, k) times it."""
+        """Express the first moment (k, m), if there is one in full precision, in other coordinates: (k, k) times it."""
+        if f"{prefix}exp_avg" in state:
+            state[f"{prefix}exp_avg"] = rotation @ state[f"{prefix}exp_avg"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,6 @@ class Adam(Rule):
         # Both divided by the factor of the corrections: no pass of its own for it.
         factor = (1 - self.b1**step) / bias
         return first / second.sqrt().add_(small).mul_(factor)
-
-    def turn(self, state: State, prefix: str, rotation: Tensor) -> None:
-        state[f"{prefix}exp_avg"] = rotation @ state[f"{prefix}exp_avg"]
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,6 @@ class Lion(Rule):
         first.lerp_(gradient, 1 - self.b2)
         return direction.sign_() if self.signed else direction
 
-    def turn(self, state: State, prefix: str, rotation: Tensor) -> None:
-        state[f"{prefix}exp_avg"] = rotation @ state[f"{prefix}exp_avg"]
-
 
 @dataclass(frozen=True)
 class Adafactor(Rule):
@@ -176,9 +172,6 @@ class Momentum(Rule):
 
     def direction(self, state: State, prefix: str, gradient: Tensor, step: int) -> Tensor:
         return state[f"{prefix}exp_avg"].lerp_(gradient, 1 - self.b1).clone()
-
-    def turn(self, state: State, prefix: str, rotation: Tensor) -> None:
-        state[f"{prefix}exp_avg"] = rotation @ state[f"{prefix}exp_avg"]
 
 
 @dataclass(frozen=True)
