@@ -69,7 +69,7 @@ def test_perplexity_is_a_mean_over_tokens_and_galores_is_not(tmp_path: Path, tex
         (["rank=0"], "rank=0 must be at least 1"),
         (["method.alpha=-1"], "alpha=-1 must be a number"),
         (["method.variant=v2"], "variant=v2 is unknown"),
-        (["method.beta=1"], "method=osd has no option beta"),
+        (["+method.beta=1"], "method=osd has no option beta"),
         (["size=2b"], "size=2b is unknown; choose tiny"),
         (["packing=loose"], "packing=loose is unknown"),
         (["length=1"], "length=1 must be at least 2"),
