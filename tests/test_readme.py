@@ -60,6 +60,12 @@ def surroundings_cave() -> dict[str, Any]:
     return of_tasks | of_vehicles | shares
 
 
+def surroundings_osd() -> dict[str, Any]:
+    from decathlon.language import new_llama
+
+    return {"model": new_llama(64, width=32, layers=2, heads=2)}
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
 def test_block(block: str) -> None:
     task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]

@@ -1,0 +1,313 @@
+"""What the optimizers have in common whose moments live in a subspace of each weight's gradient."""
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decathlon import distributed
+from decathlon.tasks.osd.optimizers.rules import Rule, State, check_rule, rule
+
+Group = dict[str, Any]
+MOMENTS = ("float32", "weight")
+
+
+class ProjectedOptimizer(torch.optim.Optimizer):
+    """An inner rule in a subspace of rank k for the matrices of groups with a ``rank``, at full rank for the others.
+
+    A weight W, and so its gradient G, is taken as (n, m) with n <= m: a matrix with more rows than columns is
+    transposed, and a square one too. With the projection P (n, k) of the weight, one step is
+
+        R = P' G,    U = rule(R),    W <- W - lr scale P U - lr weight_decay W.
+
+    Where P is from, and how it moves, is what subclasses say: ``_aim`` before the projection, ``_move`` after W moved.
+
+    P, its own optimizer's state and all that is computed are float32 for weights in half precision.
+
+    Args:
+        params: as for any optimizer; a group with ``rank`` is projected (``low_rank_groups`` makes them).
+        defaults: options of the groups; those that every subclass has are below.
+        lr: of the groups. inner: ``adam``, ``adam8bit``, ``lion``, ``adafactor``, ``momentum`` or ``sgd``.
+        betas, eps: of the inner rule; None: its usual ones.
+        weight_decay: decoupled. scale: factor of the projected weights' updates.
+        moments: dtype of the inner rule's moments, ``float32`` or the ``weight``'s own.
+        seed: of random subspaces.
+
+    Raises:
+        ValueError: one line, for options that cannot be, and for parameters that cannot be projected.
+    """
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._updated: set[Tensor] = set()
+        self._hooks: list[Any] = []
+        super().__init__(params, {"rank": None, "moments": "float32", "seed": 0, **defaults})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # loading a state dict comes this way too: what is there stays
+        self.__dict__.setdefault("_updated", set())
+        self.__dict__.setdefault("_hooks", [])
+
+    # ---------------------------------------------------------------- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for name, value in group.items():  # NumPy's numbers could not be loaded again with weights_only
+            if not isinstance(value, (Tensor, list, tuple)) and hasattr(value, "item"):
+                group[name] = value.item()
+        try:
+            self._check(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        group["peak_lr"] = float(group["lr"])  # a schedule starts below it
+
+    def _check(self, group: Group) -> None:
+        """Raises ValueError, in one line, for a group that cannot be."""
+        for name in ("lr", "weight_decay", "scale"):
+            if not 0 <= float(group[name]) < math.inf:
+                raise ValueError(f"{name}={group[name]} must be a number that is not negative")
+        check_rule(group["inner"], "inner")
+        _check_rule_options(group["betas"], group["eps"])
+        if group["moments"] not in MOMENTS:
+            raise ValueError(f"moments={group['moments']} is unknown; choose {', '.join(MOMENTS)}")
+        if group["rank"] is not None:
+            group["rank"] = check_rank(group["rank"])
+        for index, p in enumerate(group["params"]):
+            _check_parameter(p, _name(group, index), projected=group["rank"] is not None)
+
+    def _index(self, p: Tensor) -> int:
+        """The place of a parameter among all: what its random numbers are keyed by."""
+        count = 0
+        for group in self.param_groups:
+            for other in group["params"]:
+                if other is p:
+                    return count
+                count += 1
+        raise ValueError("this optimizer does not have the parameter")
+
+    # ---------------------------------------------------------------- steps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step with the gradients that are there.
+
+        Raises:
+            FloatingPointError: one line, a gradient is not finite; nothing has moved then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._hooks:
+            self._end_of_backward()
+            return loss
+        found = [
+            (p, group, _name(group, index))
+            for group in self.param_groups
+            for index, p in enumerate(group["params"])
+            if p.grad is not None
+        ]
+        norms = gradient_norms([(p.grad, name) for p, _, name in found])
+        for (p, group, _), norm in zip(found, norms):
+            self._update(p, p.grad, group, norm)
+        return loss
+
+    def _update(self, p: Tensor, gradient: Tensor, group: Group, norm: float) -> None:
+        state = self.state[p]
+        state["step"] = state.get("step", 0) + 1
+        if group["rank"] is None:
+            self._update_whole(p, gradient, group, state)
+        else:
+            self._update_projected(p, gradient, group, state, norm)
+
+    def _update_whole(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
+        inner = self._inner(group)
+        if state["step"] == 1:
+            inner.start(state, "", torch.empty_like(p, dtype=_moment_dtype(p, group)))
+        direction = inner.direction(state, "", gradient.to(_moment_dtype(p, group)), state["step"])
+        self._step_whole(p, group, direction, 1.0)
+
+    @staticmethod
+    def _step_whole(weight: Tensor, group: Group, update: Tensor, factor: float) -> None:
+        """``W <- (1 - lr weight_decay) W - lr factor update``, with an update of the weight's own shape."""
+        lr = float(group["lr"])
+        if group["weight_decay"]:
+            weight.mul_(1 - lr * float(group["weight_decay"]))
+        weight.add_(update, alpha=-lr * factor)
+
+    def _update_projected(self, p: Tensor, gradient: Tensor, group: Group, state: State, norm: float) -> None:
+        oriented = upright(gradient).to(working_dtype(p))
+        fresh = "projection" not in state
+        self._aim(p, oriented, group, state)
+        projection: Tensor = state["projection"]
+        projected = projection.mT @ oriented
+        inner = self._inner(group)
+        dtype = _moment_dtype(p, group)
+        if fresh:
+            inner.start(state, "", torch.empty_like(projected, dtype=dtype))
+        direction = inner.direction(state, "", projected.to(dtype), state["step"]).to(projected.dtype)
+        self._apply(p, group, state, oriented, projected, direction)
+        self._move(p, group, state, oriented, projected, norm, fresh)
+
+    def _apply(
+        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
+    ) -> None:
+        """Move the weight: ``W <- (1 - lr weight_decay) W - lr scale P U``."""
+        lr, weight = float(group["lr"]), upright(p)
+        keep, factor = 1 - lr * float(group["weight_decay"]), -lr * float(group["scale"])
+        if weight.dtype == direction.dtype:
+            weight.addmm_(state["projection"], direction, beta=keep, alpha=factor)
+        else:
+            weight.mul_(keep).add_(state["projection"] @ direction, alpha=factor)
+
+    def _aim(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
+        """See to it that ``state["projection"]`` (n, k) is there, before the ``gradient`` (n, m) is projected."""
+        raise NotImplementedError
+
+    def _move(
+        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, norm: float, fresh: bool
+    ) -> None:
+        """Move the projection, after the weight. ``fresh``: it was made at this very step."""
+
+    def _inner(self, group: Group) -> Rule:
+        return rule(group["inner"], group["betas"], group["eps"])
+
+    # ---------------------------------------------------------------- updates inside the backward pass
+
+    def step_in_backward(self) -> None:
+        """Update each parameter as soon as its gradient is there, and free that: one gradient is alive at a time.
+
+        The loop stays as it is: ``step()`` then only ends the step. There is no gradient left to clip by its global
+        norm, and none to accumulate: a second backward pass before ``step()`` is an error.
+
+        Raises:
+            RuntimeError: one line, among several processes, whose gradients are not averaged yet at that time.
+        """
+        if distributed.world_size() > 1:
+            raise RuntimeError("updates inside the backward pass see the gradients of one process only: use step()")
+        for group in [] if self._hooks else self.param_groups:
+            for index, p in enumerate(group["params"]):
+                if p.requires_grad:
+                    hook = self._hook(group, _name(group, index))
+                    self._hooks.append(p.register_post_accumulate_grad_hook(hook))
+
+    def _hook(self, group: Group, name: str) -> Callable[[Tensor], None]:
+        place = next(i for i, other in enumerate(self.param_groups) if other is group)
+
+        @torch.no_grad()
+        def update(p: Tensor) -> None:
+            if p in self._updated:
+                raise RuntimeError(
+                    f"{name} was updated inside the backward pass before: gradients cannot be accumulated over several "
+                    "passes with step_in_backward(); call step() after each"
+                )
+            assert p.grad is not None
+            self._updated.add(p)
+            # Not `group` itself: loading a state dict replaces it.
+            self._update(p, p.grad, self.param_groups[place], gradient_norms([(p.grad, name)])[0])
+            p.grad = None
+
+        return update
+
+    def _end_of_backward(self) -> None:
+        if not self._updated:
+            raise RuntimeError("step() without a backward pass: with step_in_backward() that is where weights move")
+        self._updated.clear()
+
+    # ---------------------------------------------------------------- state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but every tensor keeps its dtype: float32 beside weights in half precision, codes as bytes."""
+        super().load_state_dict(state_dict)
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        ours = [p for group in self.param_groups for p in group["params"]]
+        for index, p in zip(saved, ours):
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[p][name] = value.detach().to(p.device, copy=True)
+
+    def allocate(self) -> None:
+        """Make the whole state of parameters on the meta device, to count its bytes (``state_bytes``).
+
+        Raises:
+            ValueError: one line, if a parameter has data: its subspace is found from its gradient, in ``step``.
+        """
+        for group in self.param_groups:
+            for index, p in enumerate(group["params"]):
+                if not p.is_meta:
+                    raise ValueError(f"{_name(group, index)} is not on the meta device")
+                with torch.no_grad():
+                    self._update(p, torch.empty_like(p), group, 1.0)
+
+
+def upright(weight: Tensor) -> Tensor:
+    """A matrix as (n, m) with n <= m: a view; one with as many rows as columns, or more, is transposed."""
+    return weight if weight.shape[0] < weight.shape[1] else weight.mT
+
+
+def working_dtype(p: Tensor) -> torch.dtype:
+    """What a parameter's projection is kept and computed in."""
+    return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+def _moment_dtype(p: Tensor, group: Group) -> torch.dtype:
+    return p.dtype if group["moments"] == "weight" else working_dtype(p)
+
+
+def gradient_norms(gradients: Iterable[tuple[Tensor, str]]) -> list[float]:
+    """The Frobenius norm of each gradient; the device is waited for once.
+
+    Raises:
+        FloatingPointError: one line, if one is not finite. ValueError: if one is sparse.
+    """
+    found = list(gradients)
+    for gradient, name in found:
+        if gradient.is_sparse:
+            raise ValueError(f"the gradient of {name} is sparse; use a dense one")
+    each = [torch.linalg.vector_norm(g, dtype=working_dtype(g)).to(torch.float64) for g, _ in found]
+    norms = torch.stack([norm.to(each[0].device) for norm in each]).tolist() if each else []
+    for place, (gradient, name) in enumerate(found):
+        if norms[place] == 0 or not math.isfinite(norms[place]):  # squares of single precision end at 1e-45 and 1e38
+            norms[place] = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+        if not math.isfinite(norms[place]):
+            raise FloatingPointError(f"the gradient of {name} is not finite; nothing has moved")
+    return norms
+
+
+def check_rank(rank: Any) -> int:
+    """A rank as a whole number. Raises ValueError, in one line."""
+    try:
+        number = operator.index(rank)
+    except TypeError:
+        raise ValueError(f"rank={rank} is no whole number") from None
+    if number < 1:
+        raise ValueError(f"rank={rank} must be at least 1")
+    return number
+
+
+def _check_rule_options(betas: Any, eps: Any) -> None:
+    if betas is not None and (len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas)):
+        raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
+    if eps is not None and not 0 <= float(eps) < math.inf:
+        raise ValueError(f"eps={eps} must be a number that is not negative")
+
+
+def _name(group: Group, index: int) -> str:
+    names = group.get("param_names")
+    return str(names[index]) if names else f"parameter {index} ({'x'.join(map(str, group['params'][index].shape))})"
+
+
+def _check_parameter(p: Tensor, name: str, projected: bool) -> None:
+    if hasattr(p, "device_mesh"):
+        raise ValueError(f"{name} is sharded over devices (a DTensor, FSDP2): that is not supported; use DDP")
+    if not p.is_floating_point():
+        raise ValueError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be trained")
+    if projected and (p.ndim != 2 or not p.numel()):
+        raise ValueError(
+            f"{name} has shape {tuple(p.shape)}, and only matrices can be projected: give it a group without rank "
+            "(FSDP flattens all parameters: use DDP)"
+        )
