@@ -126,7 +126,7 @@ def mlp(members: int, inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Gin(nn.Module):
-    """m graph isomorphism networks; each is ``graphs.gin.Gin``: layers of [GIN, BatchNorm, ReLU, Dropout], no last ReLU.
+    """m graph isomorphism networks, each a ``graphs.gin.Gin``: [GIN, BatchNorm, ReLU, Dropout], without the last ReLU.
 
     x_v <- MLP(x_v + sum over edges (u, v) of w_uv x_u); with edge vectors e the messages are w_uv ReLU(x_u + e_uv)
     (GINE: Hu et al., ICLR 2020), the weight outside, so that an edge of weight 0 tells nothing.

@@ -163,7 +163,9 @@ def test_what_people_pass() -> None:
     assert set(half(x.bfloat16(), edges, torch.zeros(3, dtype=torch.int64)).masks.float().unique().tolist()) <= {0, 1}
     for parameter in dive.extractors.parameters():
         parameter.requires_grad_(False)
-    dive(x, edges, torch.zeros(3, dtype=torch.int64)).loss(torch.tensor([1]), torch.nn.functional.cross_entropy).backward()
+    dive(x, edges, torch.zeros(3, dtype=torch.int64)).loss(
+        torch.tensor([1]), torch.nn.functional.cross_entropy
+    ).backward()
     for mode in ("soft", "hard", "sample"):
         still = Dive(Edge, Sum, members=2, eval_mask=mode).eval()
         first, second = (still(x, edges, torch.zeros(3, dtype=torch.int64)).masks for _ in range(2))

@@ -50,7 +50,9 @@ def backbone(spec: Spec = PLAIN, width: int = 8, virtual_node: bool = False, dro
     return Backbone(spec, width, 3, dropout, virtual_node)
 
 
-def dive_method(members: int = 3, spec: Spec = PLAIN, seed: int = 0, virtual_node: bool = False, **options: object) -> DiveMethod:
+def dive_method(
+    members: int = 3, spec: Spec = PLAIN, seed: int = 0, virtual_node: bool = False, **options: object
+) -> DiveMethod:
     torch.manual_seed(seed)
     return DiveMethod(backbone(spec, virtual_node=virtual_node), members=members, **options)  # type: ignore[arg-type]
 

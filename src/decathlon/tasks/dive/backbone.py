@@ -35,6 +35,8 @@ class Spec:
 class Embeddings(nn.Module):
     """m sums of embeddings of integer features: (R, features) int64 to (m, R, width), drawn like Xavier's uniform."""
 
+    first: Tensor
+
     def __init__(self, members: int, sizes: Sequence[int], width: int) -> None:
         super().__init__()
         tables = [torch.cat([nn.init.xavier_uniform_(torch.empty(n, width)) for n in sizes]) for _ in range(members)]
@@ -87,7 +89,7 @@ class Encoder(nn.Module):
     def forward(self, batch: FeatureBatch, copies: Copies, weight: Tensor | None = None) -> Tensor:
         """Node vectors (m, N, width); ``weight`` (m, E) multiplies the messages."""
         if self.nodes is None:
-            x = batch.x.to(self.gin.mlps[0][0].weight.dtype).expand(self.members, -1, -1)
+            x = batch.x.to(next(self.gin.parameters()).dtype).expand(self.members, -1, -1)
         else:
             x = self.nodes(batch.x)
         attributes = None if self.edges is None else [layer(batch.edge_attr) for layer in self.edges]
@@ -97,8 +99,8 @@ class Encoder(nn.Module):
 class Extractor(nn.Module):
     """m edge extractors: l_uv = MLP([z_u; z_v]) of node vectors z, or MLP([z_u + e; z_v + e]) with edge vectors e.
 
-    MLP = Linear(2d, d), ReLU, Linear(d, 1). The first layer is applied to nodes and not to edges: W [z_u; z_v] = W_1 z_u +
-    W_2 z_v, an edge's part is one sum.
+    MLP = Linear(2d, d), ReLU, Linear(d, 1). The first layer is applied to nodes instead of edges:
+    W [z_u; z_v] = W_1 z_u + W_2 z_v.
 
     Args:
         encoder: the members' own; or None, then ``forward`` gets node vectors.

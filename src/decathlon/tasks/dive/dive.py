@@ -1,4 +1,4 @@
-"""DIVE (Sun et al., KDD 2024): members whose edge masks must not overlap, so that each explains the label its own way."""
+"""DIVE (Sun et al., KDD 2024): members whose edge masks must not overlap, so that each finds another explanation."""
 
 import warnings
 from collections.abc import Callable
@@ -112,7 +112,9 @@ class Dive(nn.Module):
         for name, modules in (("mask", self.extractors), ("predict", self.classifiers)):
             _refuse_shared(name, modules)
         if members > 1 and _equal(self.extractors[0], self.extractors[1]):
-            warnings.warn("DIVE: the members' extractors begin with equal weights; draw them anew for each", stacklevel=2)
+            warnings.warn(
+                "DIVE: the members' extractors begin with equal weights; draw them anew for each", stacklevel=2
+            )
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, **more: Tensor) -> Output:
         """All members on a batch of graphs.
@@ -132,8 +134,7 @@ class Dive(nn.Module):
         logits = pairs.average(logits)
         masks = self.masking.draw(logits, pairs) if self.training else self.masking.evaluate(logits, pairs)
         predictions = [
-            module(x, edge_index, weight, batch, **more)
-            for module, weight in zip(self.classifiers, masks, strict=True)
+            module(x, edge_index, weight, batch, **more) for module, weight in zip(self.classifiers, masks, strict=True)
         ]
         overlap = self.masking.overlap(masks, lambda: batch[edge_index[0]])
         return Output(torch.stack(predictions), masks, logits, overlap, self.diversity)

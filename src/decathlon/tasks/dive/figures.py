@@ -65,10 +65,10 @@ def masks_figure(parts: Parts, method: Method, selection: Selection) -> Figure:
 
 
 def _layout(batch: FeatureBatch, place: int) -> tuple[nx.Graph, dict[int, Any]]:
-    first, last = batch.node_starts[place].item(), batch.node_starts[place + 1].item()
-    begin, end = batch.edge_starts[first].item(), batch.edge_starts[last].item()
+    first, last = int(batch.node_starts[place]), int(batch.node_starts[place + 1])
+    begin, end = int(batch.edge_starts[first]), int(batch.edge_starts[last])
     graph = nx.Graph()
-    graph.add_nodes_from(range(int(first), int(last)))
+    graph.add_nodes_from(range(first, last))
     graph.add_edges_from(batch.edge_index[:, begin:end].T.tolist())
     return graph, nx.kamada_kawai_layout(graph) if graph.number_of_nodes() < 150 else nx.spring_layout(graph, seed=0)
 

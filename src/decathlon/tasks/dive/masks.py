@@ -48,7 +48,9 @@ class Pairs:
     def uniform(self, members: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One draw in (0, 1) for each member and undirected edge, at each of its directed edges: (m, E)."""
         size = (members, len(self.size))
-        drawn = torch.rand(size, generator=generator, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        drawn = torch.rand(
+            size, generator=generator, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32)
+        )
         tiny = torch.finfo(drawn.dtype).tiny
         return drawn.clamp(min=tiny, max=1 - torch.finfo(drawn.dtype).eps / 2)[:, self.group]
 
@@ -56,7 +58,7 @@ class Pairs:
 def sample(logits: Tensor, uniform: Tensor, sampler: str = "bernoulli", ste: str = "p", tau: float = 1.0) -> Tensor:
     """Masks of 0 and 1 from logits l and draws U, with a straight-through gradient: (m, E).
 
-    ``bernoulli``: 1 where l + log U - log(1 - U) > 0, which has probability p = sigmoid(l), as the paper's text asks for.
+    ``bernoulli``: 1 where l + log U - log(1 - U) > 0, which has probability p = sigmoid(l), as the text asks for.
     ``printed``: the paper's equations 4 to 6, 1 where log p + G > 0 with the Gumbel noise G = -log(-log U), which has
     probability 1 - exp(-p), at most 0.632.
 

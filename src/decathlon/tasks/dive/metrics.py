@@ -15,8 +15,8 @@ HIGHER = {"accuracy": True, "roc_auc": True, "mae": False}
 def measure(metric: str, predictions: Tensor, y: Tensor) -> Tensor:
     """The metric of each member: (m, n, C) predictions and (n, T) labels to (m,) float64.
 
-    ``accuracy``: of the largest of several, or the sign of one logit. ``roc_auc``: area under the curve of the logits over
-    all n, mean over the labels that have both classes, NaN if none has. ``mae``: mean absolute error.
+    ``accuracy``: of the largest of several, or the sign of one logit. ``roc_auc``: area under the curve over all
+    n, mean over the labels that have both classes, NaN if none has. ``mae``: mean absolute error.
     """
     if metric == "accuracy":
         if predictions.shape[-1] > 1:
@@ -35,7 +35,8 @@ def _roc_auc(scores: Tensor, y: Tensor) -> Tensor:
     truth = y[known].cpu().numpy()
     if not 0 < truth.sum() < len(truth):
         return torch.full((len(scores),), float("nan"), dtype=torch.float64)
-    return torch.tensor([roc_auc_score(truth, one[known].double().cpu().numpy()) for one in scores]).double()
+    areas = [roc_auc_score(truth, one[known].double().cpu().numpy()) for one in scores]
+    return torch.tensor(areas, dtype=torch.float64)
 
 
 @dataclass
@@ -61,7 +62,7 @@ class MaskSums:
         return torch.cat(self.quality, 2) if self.quality else None
 
     def summary(self) -> dict[str, Tensor]:
-        """``keep_rate`` (m,), ``jaccard`` and ``jaccard_independent``; ``precision``, ``recall``, ``f1`` (m,) if known."""
+        """``keep_rate`` (m,), ``jaccard``, ``jaccard_independent``; ``precision``, ``recall``, ``f1`` (m,) if known."""
         kept, both = torch.stack(self.kept).sum(0), torch.stack(self.both).sum(0)
         rate = kept / max(self.edges, 1)
         found = {"keep_rate": rate}

@@ -95,9 +95,7 @@ class GraphModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam over all members."""
         fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.Adam(
-            self.method.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused
-        )
+        optimizer = torch.optim.Adam(self.method.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         if self.lr_drop is None:
             return optimizer
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, [self.lr_drop], 0.1)]
@@ -122,7 +120,8 @@ class GraphModule(pl.LightningModule):
         self._sums = {}
         if not math.isfinite(means.get("train/loss", 0.0)):
             raise ConfigError(
-                f"the training diverged in epoch {self.current_epoch}: the loss is {means['train/loss']}; lower lr={self.lr}"
+                f"the training diverged in epoch {self.current_epoch}: the loss is {means['train/loss']}; "
+                f"lower lr={self.lr}"
             )
         self.log_dict(means, sync_dist=self.trainer.world_size > 1)
 

@@ -20,7 +20,7 @@ Masks = dict[str, dict[str, Tensor]]
 
 @dataclass
 class History:
-    """One row of numbers for each evaluation and member: ``epoch``, ``member``, ``<part>/<metric>``, ``<part>/f1``, …"""
+    """One row for each evaluation and member: ``epoch``, ``member``, ``<part>/<metric>``, ``<part>/f1``, …"""
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
@@ -44,8 +44,8 @@ class History:
 def test_metrics(metric: str, selection: Selection, values: dict[str, Tensor], masks: Masks) -> dict[str, float]:
     """The metrics of a test by name.
 
-    ``<metric>``: on the OOD test set, of the member and epoch that OOD validation chose; ``<metric>_<part>``: of the same on
-    every part; ``<metric>_by_id`` and ``<metric>_by_id_<part>``: chosen by ID validation. ``<metric>_member<k>``,
+    ``<metric>``: on the OOD test set, of the member and epoch that OOD validation chose; ``<metric>_<part>``: of the
+    same on every part; ``<metric>_by_id``, ``<metric>_by_id_<part>``: chosen by ID validation. ``<metric>_member<k>``,
     ``<metric>_id_test_member<k>``: of each member as of its own best epoch by OOD validation. ``f1``, ``precision``,
     ``recall``, ``keep_rate`` of the chosen member's masks {p > 0.5} on the OOD test set, with ``_member<k>`` of
     each; ``jaccard`` of all members' beside ``jaccard_independent``, what independent masks of these keep rates have.
@@ -74,7 +74,9 @@ def log_outcome(method: str, metric: str, selection: Selection, values: dict[str
     winner, summary = selection.winner("ood"), masks.get("ood/ood_test", {})
     for member, kept in enumerate(selection.kept["ood"]):
         numbers = [f"{part.replace('_', ' ')} {float(values[f'ood/{part}'][member]):.3f}" for part in PARTS]
-        numbers += [f"mask {name.replace('_', ' ')} {float(of[member]):.2f}" for name, of in summary.items() if of.dim()]
+        numbers += [
+            f"mask {name.replace('_', ' ')} {float(of[member]):.2f}" for name, of in summary.items() if of.dim()
+        ]
         mark = "  <- chosen by OOD validation" if member == winner else ""
         log.info("%s member %d, epoch %d: %s %s%s", method, member, kept.epoch, metric, ", ".join(numbers), mark)
     if "jaccard" in summary:
@@ -84,7 +86,9 @@ def log_outcome(method: str, metric: str, selection: Selection, values: dict[str
 
 def write_outcome(folder: Path, history: History, quality: Tensor | None, standalone: dict[str, Any]) -> None:
     """``history.csv``; ``mask_quality.json``, precision, recall and F1 of every OOD test graph; and ``model.pt``."""
-    columns = sorted({name for row in history.rows for name in row}, key=lambda name: (name not in ("epoch", "member"), name))
+    columns = sorted(
+        {name for row in history.rows for name in row}, key=lambda name: (name not in ("epoch", "member"), name)
+    )
     with atomic(folder / "history.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -1,7 +1,7 @@
 """Which member is deployed, as of which epoch: the best by a validation set, over members and epochs (section 4.4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Selection:
         self.higher = higher
         self.kept: dict[str, list[Kept]] = {}
 
-    def offer(self, epoch: int, values: dict[str, Sequence[float]], method: Method) -> None:
+    def offer(self, epoch: int, values: Mapping[str, Sequence[float]], method: Method) -> None:
         """Keep the present state of those members that are better than ever before.
 
         Args:

@@ -65,12 +65,12 @@ class GraphData(pl.LightningDataModule):
             raise ConfigError(f"batch_size={batch_size} must be a whole number of at least 2")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit={limit} must be at least 1")
-        self.root, self.name = Path(root), str(dataset.get("name", "graphs"))
+        self.root, self.dataset_name = Path(root), str(dataset.get("name", "graphs"))
         if not isinstance(dataset.get("source"), Mapping):
-            raise ConfigError(f"dataset={self.name} has no source")
-        spec = {"name": self.name, **dataset["source"]}
+            raise ConfigError(f"dataset={self.dataset_name} has no source")
+        spec = {"name": self.dataset_name, **dataset["source"]}
         if path is not None and "path" not in spec:
-            raise ConfigError(f"dataset={self.name} takes no path=; use dataset=pyg or dataset=csv")
+            raise ConfigError(f"dataset={self.dataset_name} takes no path=; use dataset=pyg or dataset=csv")
         more = {} if path is None else {"path": path}
         self.source = build(spec, called="dataset", shift=shift, split=split, seed=data_seed, **more)
         self.batch_size, self.seed, self.limit, self.epochs = int(batch_size), int(seed), limit, Epochs()
@@ -87,7 +87,7 @@ class GraphData(pl.LightningDataModule):
         parts: Parts = self.source.read(self.root)
         if self.limit is not None:
             parts.rows = {name: rows[: self.limit] for name, rows in parts.rows.items()}
-        parts.check(self.name, at_least=2)
+        parts.check(self.dataset_name, at_least=2)
         self.order = BatchOrder(len(parts.rows["train"]), self.batch_size, self.seed)
         self.parts = parts
 

@@ -174,7 +174,7 @@ def draw_set(
     """What the n graphs of a part (``train``, with the ID sets still in it, ``val`` or ``test``) are made of.
 
     Args:
-        domain: ``basis`` or ``size``. shift: ``covariate``, ``concept`` or ``none``, which is drawn like covariate training.
+        domain: ``basis`` or ``size``. shift: ``covariate``, ``concept`` or ``none``: all alike.
         ratios: how often the base (or the width) goes with the motif in a concept shift: one of each training
             environment, then of validation and test.
 

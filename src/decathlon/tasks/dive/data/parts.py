@@ -19,8 +19,8 @@ class Parts:
     """Graphs, and which of them are in which part.
 
     Attributes:
-        graphs: with ``y`` (n, T) float32 and, where environments are known, ``env`` (n,) int64, numbered from 0 over the
-            training set (what it is elsewhere does not matter).
+        graphs: with ``y`` (n, T) float32 and, where environments are known, ``env`` (n,) int64, numbered from 0 over
+            the training set (what it is elsewhere does not matter).
         rows: positions of the graphs of each of ``PARTS``.
         spec: what networks have to know. metric: ``accuracy``, ``roc_auc`` or ``mae``.
         report: counts for people to read.

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decathlon.errors import DataError
-from decathlon.graphs.packing import PackedGraphs, packed_graphs
+from decathlon.graphs.packing import PackedGraphs
 from decathlon.randomness import generator, numpy_generator
 from decathlon.tasks.dive.backbone import Spec
 from decathlon.tasks.dive.data import motif
@@ -84,7 +83,11 @@ def joined(sets: Sequence[PackedGraphs]) -> PackedGraphs:
         parts: list[dict[str, Any]] = [getattr(one, kind) for one in sets]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    structure = {
+        name: torch.cat([getattr(one, name) for one in sets])
+        for name in ("node_count", "edge_count", "degree", "neighbours")
+    }
     return PackedGraphs(
-        *(torch.cat([getattr(one, name) for one in sets]) for name in ("node_count", "edge_count", "degree", "neighbours")),
-        together("nodes"), together("edges"), together("graphs"), all(one.symmetric for one in sets),
+        **structure, nodes=together("nodes"), edges=together("edges"), graphs=together("graphs"),
+        symmetric=all(one.symmetric for one in sets),
     )  # fmt: skip

@@ -91,10 +91,10 @@ def concept(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All sets hold all domains; how a domain goes with the label differs between them.
 
-    Passes over all molecules that are left. In training passes a domain of the first half of the sorted list prefers labels
-    above the centre, one of the second half those below; other passes prefer the opposite. The preferred kind is
-    taken when rand_1 < bias and rand_2 < pick, the other when rand_1 > bias and rand_2 < pick. Of a domain that has both
-    kinds and gave one only, the last rejected one of the other kind is taken too. The last pass takes what is left.
+    Passes over all molecules that are left. In training passes a domain of the first half of the sorted list prefers
+    labels above the centre, one of the second half those below; other passes prefer the opposite. The preferred kind is
+    taken when rand_1 < bias and rand_2 < pick, the other when rand_1 > bias and rand_2 < pick. Of a domain that has
+    both kinds and gave one only, the last rejected one of the other kind is taken too. The last pass takes the rest.
 
     Args:
         y: (n,) labels. centre: ``mean``, or ``median``; who lies on it waits for the last pass.
