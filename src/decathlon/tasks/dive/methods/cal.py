@@ -14,8 +14,8 @@ from decathlon.tasks.dive.methods.base import Losses, Method, Step
 class Cal(Method):
     """Softmax attention splits nodes and edges into a causal and a trivial part with a branch each.
 
-    Loss: CE(causal) + uniform * KL(uniform || trivial) + mixed * CE(causal + trivial of a permuted graph). Of one logit the
-    trivial branch is pulled to 0, of a regression it is left out.
+    Loss: CE(causal) + uniform * KL(uniform || trivial) + mixed * CE(causal + trivial of a permuted graph). Of one logit
+    the trivial branch is pulled to 0, of a regression it is left out.
 
     Args:
         uniform, mixed: weights of the two terms.

@@ -15,8 +15,8 @@ from decathlon.tasks.dive.methods.subgraphs import check_share, top_edges
 class Ciga(Method):
     """The top share of edges is the invariant part; its vectors are pulled together within a class.
 
-    Loss: CE(invariant) + contrast * supervised contrastive loss (cosine, temperature 1) of the sum-pooled invariant parts;
-    version 2 adds the loss of the other part where that exceeds the invariant one's. Classification only.
+    Loss: CE(invariant) + contrast * supervised contrastive loss (cosine, temperature 1) of the sum-pooled invariant
+    parts; version 2 adds the loss of the other part where that exceeds the invariant one's. Classification only.
 
     Args:
         ratio: share of the edges that is invariant. contrast: 2 on Motif, else 1. version: 1 or 2.

@@ -13,8 +13,8 @@ from decathlon.tasks.dive.methods.subgraphs import check_share, mean_of, top_edg
 class Dir(Method):
     """The top share of edges is the causal part, the rest the confounder; one more layer of convolution on each.
 
-    Loss: CE(causal) + CE(confounder) + a(t) (mean_j CE_j + Var_j CE_j), CE_j of the causal logits times the sigmoid of the
-    confounder's logits of graph j, without gradient; a(t) = c t^1.6 with the epoch t.
+    Loss: CE(causal) + CE(confounder) + a(t) (mean_j CE_j + Var_j CE_j), CE_j of the causal logits times the sigmoid of
+    the confounder's logits of graph j, without gradient; a(t) = c t^1.6 with the epoch t.
 
     Args:
         ratio: share of the edges that is causal: 0.25 on Motif, 0.8 on molecules. c: of a(t).

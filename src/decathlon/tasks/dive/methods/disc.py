@@ -15,9 +15,10 @@ from decathlon.tasks.dive.methods.subgraphs import check_share
 class DisC(Method):
     """An edge mask c and 1 - c feed a causal and a bias branch.
 
-    The bias branch is trained with the generalised cross-entropy (1 - p_y^q) / q, which follows what is easy; the causal one
-    with a cross-entropy whose samples count CE_b / (CE_b + CE_c). Classification only. After ``swap_after`` of the
-    training, bias vectors are also swapped inside the batch. Each head reads both vectors, the other one's without gradient.
+    The bias branch is trained with the generalised cross-entropy (1 - p_y^q) / q, which follows what is easy; the
+    causal one with a cross-entropy whose samples count CE_b / (CE_b + CE_c). Classification only. After ``swap_after``
+    of the training, bias vectors are also swapped inside the batch. Each head reads both vectors, the other one's
+    without gradient.
 
     Args:
         q: of the generalised cross-entropy. swap_after: share of the training. swap: weight of the swapped loss.

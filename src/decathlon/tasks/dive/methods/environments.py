@@ -7,7 +7,7 @@ from decathlon.graphs.batches import FeatureBatch
 
 
 def present(batch: FeatureBatch) -> tuple[Tensor, Tensor]:
-    """For each graph the place of its environment among those in the batch: (B,) int64; and how many graphs each has."""
+    """The place of each graph's environment among those in the batch, (B,) int64, and how many graphs each has."""
     _, place, count = torch.unique(batch.more["env"], return_inverse=True, return_counts=True)
     return place, count
 

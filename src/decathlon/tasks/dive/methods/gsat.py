@@ -13,13 +13,13 @@ from decathlon.tasks.dive.methods.subgraphs import check_share
 class Gsat(Method):
     """One network is extractor and classifier; edges have soft random weights that are kept near r.
 
-    att = sigmoid(l + logistic noise) in training, sigmoid(l) otherwise. Loss: the mean loss plus ``penalty`` times the mean
-    of KL(Bern(att) || Bern(r)); r falls from 0.9 by 0.1 every ``decay_every`` epochs down to ``final_r``.
+    att = sigmoid(l + logistic noise) in training, sigmoid(l) otherwise. Loss: the mean loss plus ``penalty`` times the
+    mean of KL(Bern(att) || Bern(r)); r falls from 0.9 by 0.1 every ``decay_every`` epochs down to ``final_r``.
 
     Args:
         final_r: 0.5 or 0.7. decay_every: 10 or 20. penalty: of the divergence.
-        symmetric: one weight for both directions of an edge. The benchmark averages a weight with itself instead, so its
-            published numbers are those of ``false``.
+        symmetric: one weight for both directions of an edge. The benchmark averages a weight with itself instead, so
+            its published numbers are those of ``false``.
     """
 
     has_masks = True

@@ -1,4 +1,4 @@
-"""Invariant molecular representations in a discrete latent space (iMoLD; Zhuang et al., NeurIPS 2023; reconstructed)."""
+"""Invariant molecular representations in a discrete space (iMoLD; Zhuang et al., NeurIPS 2023; reconstructed)."""
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from decathlon.tasks.dive.methods.subgraphs import check_share
 class Imold(Method):
     """Node vectors plus their quantised ones; scores S split them into an invariant and a spurious part.
 
-    Loss: the task's on the invariant part, plus ``invariance`` times 1 - cosine between the invariant vector and the one that
-    is predicted of it beside a permuted spurious vector, plus |mean(S) - gamma|, plus the quantiser's commitment.
+    Loss: the task's on the invariant part, plus ``invariance`` times 1 - cosine between the invariant vector and the
+    one that is predicted of it beside a permuted spurious vector, plus |mean(S) - gamma|, plus the quantiser's
+    commitment.
 
     Args:
         codes: size of the codebook. gamma: share that is invariant. commitment, invariance, balance: weights.

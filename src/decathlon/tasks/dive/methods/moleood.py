@@ -17,9 +17,9 @@ class MoleOod(Plain):
     """Environments are inferred from graph and label, and the losses must not vary between them.
 
     A network q(e | G, y) over K environments and predictors p(y | G, e) are trained by the variational bound
-    E_q[loss(y | G, e)] + KL(q || uniform); the predictor by the mean loss plus ``penalty`` times the variance of its losses'
-    means under q, without gradient to q. (The published method attends to substructures of molecules; here the graph
-    network takes their place.)
+    E_q[loss(y | G, e)] + KL(q || uniform); the predictor by the mean loss plus ``penalty`` times the variance of its
+    losses' means under q, without gradient to q. (The published method attends to substructures of molecules; here the
+    graph network takes their place.)
 
     Args:
         environments: K. penalty: of the variance. prior: weight of the divergence.
