@@ -77,7 +77,7 @@ class GraphData(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch and featurise what is not cached yet."""
-        if hasattr(self.source, "prepare"):
+        if self.parts is None and hasattr(self.source, "prepare"):
             self.source.prepare(self.root)
 
     def setup(self, stage: str | None = None) -> None:

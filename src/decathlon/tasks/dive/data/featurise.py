@@ -70,4 +70,3 @@ def _atom(atom: Chem.Atom) -> tuple[int, ...]:
 
 def _bond(bond: Chem.Bond) -> tuple[int, int, int]:
     return _TYPE.get(bond.GetBondType(), 4), _STEREO.get(bond.GetStereo(), 0), int(bond.GetIsConjugated())
-

@@ -68,6 +68,7 @@ class Molecules:
         self.smiles, self.column, self.task, self.metric = smiles, column, task, metric
         self.label = [label] if isinstance(label, str) else list(label)
         self.rules, self.max_rows = dict(rules or {}), max_rows
+        self._parts: Parts | None = None
 
     def file(self, root: str | Path) -> Path:
         """The CSV file, fetched if it is not there."""
@@ -83,6 +84,11 @@ class Molecules:
 
     def read(self, root: str | Path) -> Parts:
         """The graphs, cut in five."""
+        if self._parts is None:
+            self._parts = self._read(root)
+        return self._parts
+
+    def _read(self, root: str | Path) -> Parts:
         path = self.file(root)
         smiles, y, column = self._table(path)
         state = cached_molecules(root, smiles)

@@ -56,7 +56,8 @@ def covariate(
     Args:
         values: n, the property of each graph. seed: of the shuffle that the ID sets are taken by.
         reverse: from the largest value down, so that small ones are out of distribution.
-        cuts: shares at which the sorted list is cut; each is moved to the next border of a domain.
+        cuts: shares at which the sorted list is cut; each is moved to the next border of a domain. Where that leaves no
+            domain for a set and there are three or more, the last two are the OOD sets.
         id_share: size of each ID set, as a share of all graphs, or with ``of_train`` of the training pool.
 
     Returns:
@@ -68,6 +69,8 @@ def covariate(
         order, domain = order[::-1].copy(), domain.max(initial=0) - domain[::-1]
     n = len(order)
     part = walk(domain, [cut * n for cut in cuts])
+    if n and part[-1] < 2 <= domain[-1]:  # a few large domains: the last two, where the walk would leave a set empty
+        part = np.maximum(domain - (domain[-1] - 2), 0)
     pool = order[part == 0]
     environment = np.zeros(n, np.int64)
     steps = [(i + 1) * len(pool) / ENVIRONMENTS for i in range(ENVIRONMENTS - 1)]
