@@ -66,6 +66,16 @@ def surroundings_osd() -> dict[str, Any]:
     return {"model": new_llama(64, width=32, layers=2, heads=2)}
 
 
+def surroundings_dive() -> dict[str, Any]:
+    from tests.tasks.dive.toy import Edge, Sum
+
+    edge_index = torch.tensor([[0, 1, 1, 2, 3, 4], [1, 0, 2, 1, 4, 3]])
+    return {
+        "torch": torch, "make_mask": Edge, "make_predictor": Sum, "x": torch.rand(5, 1), "edge_index": edge_index,
+        "batch": torch.tensor([0, 0, 0, 1, 1]), "y": torch.tensor([0, 2]),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
 def test_block(block: str) -> None:
     task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]

@@ -73,6 +73,35 @@ def sum_weighted_neighbours(h: Tensor, weight: Tensor, neighbours: Tensor, start
     return _SumWeighted.apply(h, weight, neighbours, starts, reverse)
 
 
+class _GatherEnds(torch.autograd.Function):
+    """a[source] + b[target] for a symmetric CSR pattern; both gradients are sums over consecutive rows."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, neighbours: Tensor, starts: Tensor, reverse: Tensor) -> Tensor:
+        to = torch.repeat_interleave(b, starts.diff(), 0, output_size=len(neighbours))
+        return to.add_(a.index_select(0, neighbours))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[3:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        starts, reverse = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        for_a = embedding_bag(reverse, gradient, starts, mode="sum", include_last_offset=True)
+        return for_a, sum_segments(gradient, starts), None, None, None
+
+
+def gather_ends(a: Tensor, b: Tensor, neighbours: Tensor, starts: Tensor, reverse: Tensor) -> Tensor:
+    """For each edge from u to v ``a[u] + b[v]``: (E, D).
+
+    Args:
+        a, b: (N, D). neighbours, starts, reverse: as for ``sum_weighted_neighbours``; the pattern must be symmetric.
+    """
+    return _GatherEnds.apply(a, b, neighbours, starts, reverse)
+
+
 def sum_messages(messages: Tensor, target: Tensor, nodes: int) -> Tensor:
     """Sums of the messages (E, D) that go to each of N ``nodes``: (N, D). ``target`` (E,) int64 in any order."""
     return messages.new_zeros(nodes, *messages.shape[1:]).index_add(0, target, messages)
