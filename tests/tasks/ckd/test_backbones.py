@@ -10,10 +10,15 @@ from decathlon.errors import ConfigError
 from decathlon.recommendation.samplers import Triples
 from decathlon.tasks.ckd.backbones import Graph, make_backbone
 from decathlon.tasks.ckd.backbones.base import Views
-from decathlon.tasks.ckd.training import difference
+from decathlon.tasks.ckd.training import Rows
 from tests.tasks.ckd.worlds import ALL, ITEMS, MULTIMODAL, USERS, backbone, features, lists, trained
 
 TRIPLES = Triples(torch.arange(20), torch.arange(20), (torch.arange(20) * 7 + 3) % ITEMS)
+
+
+def difference(vectors: tuple[Tensor, Tensor], triples: Triples) -> Tensor:
+    users, items = vectors
+    return (users[triples.user] * (items[triples.positive] - items[triples.negative])).sum(1)
 
 
 def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
@@ -68,6 +73,18 @@ def test_shared_streams_change_nothing(name: str, count: int) -> None:
     views = Views(model)
     for keep in ((), ("text",), ("image",), None):
         assert all(torch.equal(a, b) for a, b in zip(views(keep), model(keep)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_differences_and_squares_by_parts_are_those_of_the_whole(name: str) -> None:
+    model, _ = trained(name)
+    views, rows = Views(model), Rows(TRIPLES)
+    for keep in ((), *((m,) for m in model.modalities), None):
+        users, items = model(keep)
+        assert torch.allclose(rows.difference(views.parts(keep)), difference((users, items), TRIPLES), atol=1e-5)
+        user, positive, negative = TRIPLES
+        squares = sum(part.square().sum() for part in (users[user], items[positive], items[negative]))
+        assert torch.allclose(rows.squares(views.parts(keep)), squares, rtol=1e-5)
 
 
 def test_vbpr_s_scores_are_sums_of_parts() -> None:

@@ -1,7 +1,7 @@
 """One training: batches, the method's loss, optimiser steps. Every step is a function of the weights and its number."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Teachers = Mapping[str, Vectors]
 """Of each modality the frozen teacher: users (nu, D) and items (ni, D)."""
+Keep = Sequence[str] | None
 KS = (10, 20)
 SELECTION = "recall@20"
 
@@ -58,6 +59,52 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
+class Rows:
+    """The vectors of some triples, and their score differences, in a step; each part is looked up once."""
+
+    def __init__(self, triples: Triples) -> None:
+        self.triples = triples
+        self._both = torch.cat([triples.positive, triples.negative])
+        self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._differences: dict[tuple[int, int], Tensor] = {}
+        self._parts: list[Vectors] = []  # kept alive, so that no other tensor gets their ids
+
+    def of(self, part: Vectors) -> tuple[Tensor, Tensor]:
+        """Users (B, d) and items (2B, d), the positive ones first; one row (1, d) where all are the same."""
+        key = id(part[0]), id(part[1])
+        if key not in self._found:
+            self._parts.append(part)
+            users, items = part
+            self._found[key] = (
+                users if len(users) == 1 else functional.embedding(self.triples.user, users),
+                items if len(items) == 1 else functional.embedding(self._both, items),
+            )
+        return self._found[key]
+
+    def difference(self, parts: Sequence[Vectors]) -> Tensor:
+        """(B,) the sum over parts of <z_u, z_i - z_j>."""
+        found = [self._difference(part) for part in parts if len(part[1]) > 1]  # equal items: the difference is 0
+        return torch.stack(found).sum(0) if found else parts[0][0].new_zeros(len(self.triples.user))
+
+    def _difference(self, part: Vectors) -> Tensor:
+        key = id(part[0]), id(part[1])
+        if key not in self._differences:
+            users, items = self.of(part)
+            positive, negative = items.chunk(2)
+            self._differences[key] = (users * (positive - negative)).sum(1)
+        return self._differences[key]
+
+    def squares(self, parts: Sequence[Vectors]) -> Tensor:
+        """The squared entries of the vectors of all triples, summed."""
+        total: Tensor | float = 0.0
+        for part in parts:
+            for rows, count in zip(self.of(part), (len(self.triples.user), len(self._both))):
+                flat = rows.flatten()
+                total = total + flat.dot(flat) * (count if len(rows) == 1 and count != 1 else 1)
+        assert isinstance(total, Tensor)
+        return total
+
+
 class Step:
     """What a method may use in one step: triples, and score differences of any counterfactual forward.
 
@@ -70,15 +117,16 @@ class Step:
     ) -> None:
         self.number, self.seed, self.backbone, self.triples = number, seed, backbone, triples
         self.settings, self.teachers, self.views = settings, teachers, Views(backbone)
-        self._generic: Triples | None = None
+        self._rows = Rows(triples)
+        self._generic: Rows | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.backbone.modalities
 
-    def difference(self, keep: tuple[str, ...] | None = None) -> Tensor:
+    def difference(self, keep: Keep = None) -> Tensor:
         """(B,) s(u, i) - s(u, j) with all modalities but ``keep`` counterfactual."""
-        return difference(self.views(keep), self.triples)
+        return self._rows.difference(self.views.parts(keep))
 
     def alone(self) -> dict[str, Tensor]:
         """{name: (B,)} of each modality alone."""
@@ -87,46 +135,43 @@ class Step:
     @torch.no_grad()
     def without(self) -> dict[str, Tensor]:
         """{name: (B,)} with that modality alone counterfactual; no gradients."""
-        names = self.modalities
-        return {name: self.difference(tuple(other for other in names if other != name)) for name in names}
+        names, rows = self.modalities, Rows(self.triples)
+        views = Views(self.backbone)
+        return {name: rows.difference(views.parts([o for o in names if o != name])) for name in names}
 
     @property
-    def generic(self) -> Triples:
+    def generic(self) -> Rows:
         """Random triples, drawn from a stream of their own."""
         if self._generic is None:
             graph = self.backbone.graph
             random = generator("generic triples", self.seed, self.number)
             drawn = random_triples(graph.users, graph.items, self.settings.generic, random)
-            self._generic = Triples(*(column.to(self.triples.user.device) for column in drawn))
+            self._generic = Rows(Triples(*(column.to(self.triples.user.device) for column in drawn)))
         return self._generic
 
-    def taught(self, triples: Triples) -> dict[str, Tensor]:
-        """{name: (n,)} what the teachers say of some triples."""
-        return {name: difference(vectors, triples) for name, vectors in self.teachers.items()}
+    def generic_alone(self) -> dict[str, Tensor]:
+        """{name: (G,)} of each modality alone on the random triples."""
+        return {name: self.generic.difference(self.views.parts((name,))) for name in self.modalities}
 
-    def ranking_loss(self, keep: tuple[str, ...] | None = None) -> Tensor:
+    def taught(self, generic: bool = False) -> dict[str, Tensor]:
+        """{name: (B,)} what the teachers say of the triples, or (G,) of the random ones."""
+        rows = self.generic if generic else self._rows
+        return {name: rows.difference([vectors]) for name, vectors in self.teachers.items()}
+
+    def ranking_loss(self, keep: Keep = None) -> Tensor:
         """Mean of -log sigmoid of the differences (BPR)."""
         return -functional.logsigmoid(self.difference(keep)).mean()
 
-    def regulariser(self, keep: tuple[str, ...] | None = None) -> Tensor:
+    def regulariser(self, keep: Keep = None) -> Tensor:
         """``reg`` times half the squares of the batch's output vectors, summed, over the batch size."""
-        users, items = self.views(keep)
-        user, positive, negative = self.triples
-        squares = users[user].square().sum() + items[positive].square().sum() + items[negative].square().sum()
+        squares = self._rows.squares(self.views.parts(keep))
         return self.settings.reg * squares / (2 * self.settings.batch_size)
 
-    def base_loss(self, keep: tuple[str, ...] | None = None) -> Tensor:
+    def base_loss(self, keep: Keep = None) -> Tensor:
         """Ranking loss, regulariser, and the backbone's own loss if it has one."""
         loss = self.ranking_loss(keep) + self.regulariser(keep)
         extra = self.backbone.extra_loss(self.views, *self.triples)
         return loss if extra is None else loss + extra
-
-
-def difference(vectors: Vectors, triples: Triples) -> Tensor:
-    """(B,) <z_u, z_i - z_j>."""
-    users, items = vectors
-    user, positive, negative = triples
-    return (users[user] * (items[positive] - items[negative])).sum(1)
 
 
 class Training:
@@ -153,7 +198,8 @@ class Training:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam without decay, over the groups that the method makes."""
-        return torch.optim.Adam(self.method.parameter_groups(self.backbone, self.settings.lr), lr=self.settings.lr)
+        groups = self.method.parameter_groups(self.backbone, self.settings.lr)
+        return torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
     def step(
         self, number: int, optimizer: Any, backward: Callable[[Tensor], Any] = lambda loss: loss.backward()

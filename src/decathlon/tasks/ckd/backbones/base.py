@@ -22,7 +22,7 @@ BACKBONES = {
     "lightgcn": "decathlon.tasks.ckd.backbones.ids.LightGCN",
 }
 Vectors = tuple[Tensor, Tensor]
-"""Of users (nu, D) and items (ni, D); a score is an inner product."""
+"""Of users (nu, D) and items (ni, D); a score is an inner product. One row (1, D): the same for all of them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Backbone(nn.Module):
     """Users and items as vectors.
 
     A subclass computes what depends on one modality alone in :meth:`stream`, factual or counterfactual, and everything
-    else in :meth:`fuse`. So forwards that keep different modalities share what they can (:class:`Views`).
+    else in :meth:`fuse`, whose parts stand side by side in the vectors. So forwards that keep different modalities
+    share what they can (:class:`Views`).
 
     A modality is counterfactual when every item has the mean of its features and every user the mean of the users'
     preferences for it; weights are what they are, and gradients flow.
@@ -97,8 +98,12 @@ class Backbone(nn.Module):
         """What depends on one modality alone."""
         raise NotImplementedError
 
-    def fuse(self, streams: Mapping[str, Any]) -> Vectors:
-        """Users (nu, D) and items (ni, D) from the streams of all modalities."""
+    def base(self) -> Any:
+        """What depends on no modality; computed once for all forwards of a step."""
+        return None
+
+    def fuse(self, base: Any, streams: Mapping[str, Any]) -> list[Vectors]:
+        """Parts of users and items, from :meth:`base` and the streams of all modalities; scores add up."""
         raise NotImplementedError
 
     def forward(self, keep: Iterable[str] | None = None) -> Vectors:
@@ -135,19 +140,29 @@ class Views:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self._base: Any = None
         self._streams: dict[tuple[str, bool], Any] = {}
-        self._outputs: dict[frozenset[str], Vectors] = {}
+        self._parts: dict[frozenset[str], list[Vectors]] = {}
 
     def __call__(self, keep: Iterable[str] | None = None) -> Vectors:
-        """Users and items with all but ``keep`` counterfactual; None keeps all."""
+        """Users (nu, D) and items (ni, D) with all but ``keep`` counterfactual; None keeps all."""
+        graph, parts = self.backbone.graph, self.parts(keep)
+        users = torch.cat([part[0].expand(graph.users, -1) for part in parts], 1)
+        return users, torch.cat([part[1].expand(graph.items, -1) for part in parts], 1)
+
+    def parts(self, keep: Iterable[str] | None = None) -> list[Vectors]:
+        """The same in parts, which may be one row each. Forwards have those parts in common that do not differ."""
         names = self.backbone.modalities
         kept = frozenset(names if keep is None else keep)
         unknown = kept - set(names)
         if unknown:
             raise ValueError(f"{min(unknown)} is no modality of this model; it has {', '.join(names) or 'none'}")
-        if kept not in self._outputs:
-            self._outputs[kept] = self.backbone.fuse({name: self._stream(name, name in kept) for name in names})
-        return self._outputs[kept]
+        if self._base is None:
+            self._base = self.backbone.base()
+        if kept not in self._parts:
+            streams = {name: self._stream(name, name in kept) for name in names}
+            self._parts[kept] = self.backbone.fuse(self._base, streams)
+        return self._parts[kept]
 
     def _stream(self, name: str, factual: bool) -> Any:
         key = (name, factual)

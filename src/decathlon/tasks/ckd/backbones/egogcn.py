@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from decathlon.recommendation.propagation import Adjacency, edges
+from decathlon.recommendation.propagation import Adjacency, edges, propagate
 from decathlon.tasks.ckd.backbones.base import Backbone, Graph, Preferences, Vectors, table
 
 
@@ -39,10 +39,13 @@ class EgoGCN(Backbone):
         x = torch.cat([user.expand(self.graph.users, -1), item.expand(self.graph.items, -1)])
         return functional.normalize(x)
 
-    def fuse(self, streams: Mapping[str, Tensor]) -> Vectors:
+    def base(self) -> Vectors:
+        mean = propagate(self.adjacency, self.ids, self.layers)
+        return mean[: self.graph.users], mean[self.graph.users :]
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Tensor]) -> list[Vectors]:
         own = torch.stack(list(streams.values()))  # (M, N, dim)
-        total, ids = own, self.ids
-        whole = ids
+        total, users = own, self.graph.users
         for _ in range(self.layers):
             # All messages of a source to its targets are equal, so that they are fused at the source.
             if self.fusion == "hard":
@@ -51,7 +54,5 @@ class EgoGCN(Backbone):
                 attention = torch.einsum("mnd,knd->nmk", own, own).softmax(-1)
                 fused = torch.einsum("nmk,knd->mnd", attention, own)
             own = torch.stack([self.adjacency(message) for message in fused])
-            ids = self.adjacency(ids)
-            total, whole = total + own, whole + ids
-        nodes = torch.cat([whole / (self.layers + 1), *(total / (self.layers + 1))], 1)
-        return nodes[: self.graph.users], nodes[self.graph.users :]
+            total = total + own
+        return [base, *((nodes[:users], nodes[users:]) for nodes in total / (self.layers + 1))]

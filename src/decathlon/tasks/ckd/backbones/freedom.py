@@ -67,17 +67,20 @@ class FREEDOM(Backbone):
         """What items hear of similar items, (ni, dim); None: nothing."""
         return self.weights[name] * self.frozen[name](self.item) if factual else None
 
-    def fuse(self, streams: Mapping[str, Tensor | None]) -> Vectors:
+    def base(self) -> Vectors:
         adjacency = self.thinned if self.training else self.whole
         mean = propagate(adjacency, torch.cat([self.user, self.item]), self.layers)
-        users, items = mean[: self.graph.users], mean[self.graph.users :]
+        return mean[: self.graph.users], mean[self.graph.users :]
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Tensor | None]) -> list[Vectors]:
+        users, items = base
         heard = [stream for stream in streams.values() if stream is not None]
-        return users, items + torch.stack(heard).sum(0) if heard else items
+        return [(users, items + torch.stack(heard).sum(0) if heard else items)]
 
     def extra_loss(self, views: Views, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
         if not self.extra:
             return None
-        users = views()[0][user]
+        users = views.parts()[0][0][user]
         total = users.new_zeros(())
         for name in self.modalities:
             values = self.features[name](True)

@@ -12,9 +12,9 @@ from decathlon.tasks.ckd.backbones.base import Backbone, Graph, Preferences, Vec
 
 
 class Routed(NamedTuple):
-    """One modality's node vectors (N, dim) and the attention on each directed edge (2n,)."""
+    """One modality's vectors of users and items, and the attention on each directed edge (2n,)."""
 
-    nodes: Tensor
+    part: Vectors
     attention: Tensor
 
 
@@ -55,9 +55,10 @@ class GRCN(Backbone):
             preference = functional.normalize(preference + heard)
         x = torch.cat([preference, item])
         heard, attention = attend(x, x, self.target, self.source)
-        return Routed(x + heard, attention)
+        nodes = x + heard
+        return Routed((nodes[:users], nodes[users:]), attention)
 
-    def fuse(self, streams: Mapping[str, Routed]) -> Vectors:
+    def fuse(self, base: None, streams: Mapping[str, Routed]) -> list[Vectors]:
         trusted = [stream.attention * self.confidence[name].weight[self.source] for name, stream in streams.items()]  # type: ignore[index]
         weight = torch.stack(trusted).amax(0).relu()
         x = functional.normalize(self.ids)
@@ -65,8 +66,8 @@ class GRCN(Backbone):
         for _ in range(self.layers):
             x = torch.zeros_like(x).index_add(0, self.target, weight[:, None] * x[self.source])
             total = total + x
-        whole = torch.cat([total, *(stream.nodes for stream in streams.values())], 1)
-        return whole[: self.graph.users], whole[self.graph.users :]
+        users = self.graph.users
+        return [(total[:users], total[users:]), *(stream.part for stream in streams.values())]
 
 
 class Confidence(nn.Module):

@@ -19,8 +19,11 @@ class MF(Backbone):
         super().__init__(graph, features, dim)
         self.user, self.item = table(graph.users, dim), table(graph.items, dim)
 
-    def fuse(self, streams: Mapping[str, Any]) -> Vectors:
+    def base(self) -> Vectors:
         return self.user, self.item
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Any]) -> list[Vectors]:
+        return [base]
 
 
 class LightGCN(Backbone):
@@ -34,6 +37,9 @@ class LightGCN(Backbone):
         nodes = graph.users + graph.items
         self.adjacency = Adjacency(edges(graph.user, graph.item, graph.users), nodes)
 
-    def fuse(self, streams: Mapping[str, Any]) -> Vectors:
+    def base(self) -> Vectors:
         mean = propagate(self.adjacency, torch.cat([self.user, self.item]), self.layers)
         return mean[: self.graph.users], mean[self.graph.users :]
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Any]) -> list[Vectors]:
+        return [base]

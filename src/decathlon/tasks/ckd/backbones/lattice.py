@@ -53,11 +53,14 @@ class LATTICE(Backbone):
         heard = (learnt[..., None] * self.item[places]).sum(1)
         return self.skip * self.raw[name](self.item) + (1 - self.skip) * heard
 
-    def fuse(self, streams: Mapping[str, Tensor | None]) -> Vectors:
+    def base(self) -> Vectors:
         mean = propagate(self.adjacency, torch.cat([self.user, self.item]), self.layers)
-        users, items = mean[: self.graph.users], mean[self.graph.users :]
+        return mean[: self.graph.users], mean[self.graph.users :]
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Tensor | None]) -> list[Vectors]:
+        users, items = base
         shares = self.mix.softmax(0)
         heard = [share * stream for share, stream in zip(shares, streams.values()) if stream is not None]
         if heard:
             items = items + functional.normalize(torch.stack(heard).sum(0))
-        return users, items
+        return [(users, items)]

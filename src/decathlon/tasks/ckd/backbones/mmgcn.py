@@ -56,6 +56,6 @@ class MMGCN(Backbone):
             x = layer(x, self.ids, self.adjacency)
         return x
 
-    def fuse(self, streams: Mapping[str, Tensor]) -> Vectors:
+    def fuse(self, base: None, streams: Mapping[str, Tensor]) -> list[Vectors]:
         mean = torch.stack(list(streams.values())).mean(0)
-        return mean[: self.graph.users], mean[self.graph.users :]
+        return [(mean[: self.graph.users], mean[self.graph.users :])]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from decathlon.tasks.ckd.backbones.base import Backbone, Graph, Preferences, Vectors, table
@@ -17,10 +16,11 @@ class VBPR(Backbone):
         self.preference = nn.ModuleDict({name: Preferences(graph.users, dim) for name in features})
         self.project = nn.ModuleDict({name: nn.Linear(values.shape[1], dim) for name, values in features.items()})
 
-    def stream(self, name: str, factual: bool) -> Vectors:
-        user, item = self.preference[name](factual), self.project[name](self.features[name](factual))
-        return user.expand(self.graph.users, -1), item.expand(self.graph.items, -1)
+    def base(self) -> Vectors:
+        return self.user, self.item
 
-    def fuse(self, streams: Mapping[str, Vectors]) -> Vectors:
-        users, items = zip(*streams.values())
-        return torch.cat([self.user, *users], 1), torch.cat([self.item, *items], 1)
+    def stream(self, name: str, factual: bool) -> Vectors:
+        return self.preference[name](factual), self.project[name](self.features[name](factual))
+
+    def fuse(self, base: Vectors, streams: Mapping[str, Vectors]) -> list[Vectors]:
+        return [base, *streams.values()]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from decathlon.errors import ConfigError
 from decathlon.recommendation.interactions import ItemLists
 from decathlon.tasks.ckd.backbones.base import Backbone, Vectors
 from decathlon.tasks.ckd.training import Step, Teachers
@@ -39,7 +40,7 @@ class Method:
         """Which modalities are factual in the prediction; None: all.
 
         Raises:
-            ValueError: ``only`` is no modality of the backbone.
+            ConfigError: ``only`` is no modality of the backbone.
         """
         if self.only is None:
             return None
@@ -47,7 +48,7 @@ class Method:
         if isinstance(self.only, int) and 0 <= self.only < len(names):
             return (names[self.only],)
         if self.only not in names:
-            raise ValueError(f"only={self.only} is no modality; choose {', '.join(names) or 'another backbone'}")
+            raise ConfigError(f"only={self.only} is no modality; choose {', '.join(names) or 'another backbone'}")
         return (str(self.only),)
 
     def parameter_groups(self, backbone: Backbone, lr: float) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from decathlon.tasks.ckd.distillation import CounterfactualDistillation
 from decathlon.tasks.ckd.methods.base import Logs, Method
 from decathlon.tasks.ckd.teachers import KINDS
-from decathlon.tasks.ckd.training import Step, difference
+from decathlon.tasks.ckd.training import Step
 
 
 class CKD(Method):
@@ -33,10 +33,9 @@ class CKD(Method):
         joint, alone = step.difference(), step.alone()
         generic, taught = None, None
         if self.distil.generic:
-            generic = {name: difference(step.views((name,)), step.generic) for name in step.modalities}
-            taught = step.taught(step.generic)
+            generic, taught = step.generic_alone(), step.taught(generic=True)
         without = step.without() if len(alone) > 2 and self.distil.reweight else None
-        term = self.distil(joint, alone, step.taught(step.triples), generic, taught, without)
+        term = self.distil(joint, alone, step.taught(), generic, taught, without)
         loss = step.base_loss() + term
         logs = {"loss": loss.detach(), "distillation": term.detach(), **self.distil.parts}
         logs |= {f"weight/{name}": weight.mean() for name, weight in self.distil.weights.items()}
