@@ -76,6 +76,14 @@ def surroundings_dive() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def surroundings_ckd() -> dict[str, Any]:
+    def scores(size: int) -> dict[str, torch.Tensor]:
+        return {name: torch.randn(size, requires_grad=True) for name in ("image", "text")}
+
+    found = {"bpr": torch.tensor(0.7), "joint": torch.randn(16), "alone": scores(16), "teachers": scores(16)}
+    return found | {"generic_alone": scores(40), "generic_teachers": scores(40)}
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
 def test_block(block: str) -> None:
     task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]
