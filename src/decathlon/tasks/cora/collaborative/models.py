@@ -45,6 +45,9 @@ class Collaborative(nn.Module):
         parts = [self.vectors(part) for part in rows.split(batch)] or [self.vectors(rows)]
         return torch.cat([user for user, _ in parts]), torch.cat([item for _, item in parts])
 
+    def settle(self) -> None:
+        """Called when training is over: what all rows share may be computed once."""
+
     @torch.no_grad()
     def scores(self, rows: Tensor) -> Tensor:
         """Scores of rows in eval mode, (m,)."""
@@ -120,11 +123,18 @@ class LightGCN(MF):
     @torch.no_grad()
     def frozen(self, rows: Tensor, batch: int = 4096) -> tuple[Tensor, Tensor]:
         self.eval()
+        if self._kept is not None:
+            return super().frozen(rows, batch)
         self._kept = self._propagated()  # once for all rows
         try:
             return super().frozen(rows, batch)
         finally:
             self._kept = None
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        self.eval()
+        self._kept = self._propagated()
 
 
 class SASRec(Collaborative):

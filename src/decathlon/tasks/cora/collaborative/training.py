@@ -74,7 +74,9 @@ def trained(root: str | Path, rows: Log, name: str, options: Mapping[str, Any], 
     }  # fmt: skip
     state = cached_state(root, f"cora-{name}", key, lambda: _train(model, rows, fit, seed, name))
     model.load_state_dict(state["model"])
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    model.settle()
+    return model
 
 
 def _train(model: Collaborative, rows: Log, fit: Mapping[str, Any], seed: int, name: str) -> dict[str, Any]:
