@@ -33,7 +33,8 @@ def test_one_product_serves_maps_that_share_input_and_factor(monkeypatch: pytest
     decoder = decoder_of(model)
     first = torch.randn(3, decoder.projection("q", 1).inputs, 2) * 0.1
     changes = {
-        (kind, 1): Increment(first, torch.randn(2, decoder.projection(kind, 1).outputs)) for kind in ("q", "k", "v", "o")
+        (kind, 1): Increment(first, torch.randn(2, decoder.projection(kind, 1).outputs))
+        for kind in ("q", "k", "v", "o")
     }
     products = []
     real = Increment.reduced

@@ -54,7 +54,12 @@ class _Latest:
     def __call__(self, increment: Increment, x: Tensor, training: bool) -> Tensor:
         version = None if x.is_inference() else x._version  # changed in place it is another input
         settings = (version, increment.dropout, training, torch.is_grad_enabled())
-        if self.reduced is None or self.key[0] is not x or self.key[1] is not increment.first or self.key[2] != settings:
+        if (
+            self.reduced is None
+            or self.key[0] is not x
+            or self.key[1] is not increment.first
+            or self.key[2] != settings
+        ):
             self.key, self.reduced = (x, increment.first, settings), increment.reduced(x, training)
         return self.reduced
 

@@ -1,8 +1,8 @@
 """CoRA: a frozen language model with low-rank weights that a user and an item generate (arXiv 2408.10645, method).
 
 For one pair with collaborative vectors e_u, e_i, one matrix A of norm 1 is generated, (d_in, r), and every adapted map
-``y = x W`` becomes ``y = x W + (alpha / r) x A P`` with a trained P, (r, d_out), of its own that starts at zero. All maps
-with inputs of one width share A. Nothing of the size of W is made.
+``y = x W`` becomes ``y = x W + (alpha / r) x A P`` with a trained P, (r, d_out), of its own that starts at zero. All
+maps with inputs of one width share A. Nothing of the size of W is made.
 """
 
 import copy
@@ -57,7 +57,7 @@ class CoRA(nn.Module):
         places = {(kind, block): decoder.projection(kind, block) for block in self.blocks for kind in modules}
         self.widths = {place: found.inputs for place, found in places.items()}
         self.heads = nn.ModuleDict(
-            {str(width): nn.Linear(self.generator.width, width * self.rank) for width in sorted(set(self.widths.values()))}
+            {str(one): nn.Linear(self.generator.width, one * self.rank) for one in sorted(set(self.widths.values()))}
         )
         self.outputs = nn.ParameterDict(
             {_key(place): nn.Parameter(torch.zeros(self.rank, found.outputs)) for place, found in places.items()}

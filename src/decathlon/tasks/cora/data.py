@@ -125,6 +125,7 @@ class RecommendationData(LightningDataModule):
         self.batch_size, self.iterations, self.max_tokens = int(batch_size), int(iterations), int(max_tokens)
         self.valid_share, self.cache_dtype = float(valid_share), cache_dtype
         self.log: Log | None = None
+        self._read: Log | None = None
         self.llm: Any = None
         self._prompts: dict[str, list[list[int]]] = {}
         self._frozen: dict[int, Frozen] = {}
@@ -135,14 +136,15 @@ class RecommendationData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Train, once, the collaborative models and the catalogue's decoder."""
-        self._collaborative_models(read(self.root, self.dataset, self.data_seed))
+        self._read = read(self.root, self.dataset, self.data_seed)
+        self._collaborative_models(self._read)
         if self.method.uses_llm:
             load_model(root=self.root, **self.model_options)
 
     def setup(self, stage: str | None = None) -> None:
         if self.log is not None:
             return
-        self.log = read(self.root, self.dataset, self.data_seed)
+        self.log = self._read or read(self.root, self.dataset, self.data_seed)
         self.template["words"] = self.log.words
         self.chosen: Chosen = choose(self.log, seed=self.data_seed, **self.wanted)
         self.rows = torch.cat([self.chosen.train, self.chosen.valid, self.chosen.test])
@@ -194,8 +196,9 @@ class RecommendationData(LightningDataModule):
         """Token ids of the prompts of all places, tokenised once."""
         if kind not in self._prompts:
             assert self.log is not None
+            titles = self.log.titles
             rows = [
-                ([self.log.titles[i] for i in self.log.histories[row].tolist()], self.log.titles[int(self.log.items[row])])
+                ([titles[item] for item in self.log.histories[row].tolist()], titles[int(self.log.items[row])])
                 for row in self.rows.tolist()
             ]
             slots, codes = (self.method.slots, None) if kind != "text" else (0, None)

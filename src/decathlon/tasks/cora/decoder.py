@@ -1,8 +1,9 @@
 """The language model of a job: a pretrained one, or the tiny decoder that has read about the catalogue's genres.
 
-The tiny decoder stands for a pretrained language model: it knows which words go with which genre and that people who
-liked films of a genre are likely to enjoy another one. It is trained once, on people and titles drawn for it alone. It
-has seen none of the catalogue's people, rows or labels, and nothing of styles, qualities and strictness is in its texts.
+The tiny decoder stands for a pretrained language model: it has read what people say about films with such words in
+their titles, and about films of a genre that they liked before. It is trained once, on people and titles drawn for it
+alone. It has seen none of the catalogue's people, rows or labels, and nothing of styles, of the films' own qualities
+and of strictness is in its texts.
 """
 
 import logging
@@ -22,12 +23,11 @@ from decathlon.randomness import numpy_generator
 from decathlon.schedules import schedule
 from decathlon.storage import cached_state
 from decathlon.tasks.cora.prompts import KINDS, Template, answers, tokenised
-from decathlon.tasks.cora.sources.catalogue import GENRES, likings, titles_of
+from decathlon.tasks.cora.sources.catalogue import GENRES, likings, titles_of, tone
 
 log = logging.getLogger(__name__)
 CATALOGUE = "catalogue"
 SPECIAL = ("<pad>", "<unk>", "<bos>")
-QUESTION = ' titled "{title}"? #Answer:'
 
 
 def catalogue_tokenizer() -> Any:
@@ -36,8 +36,9 @@ def catalogue_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     splitter = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)])
-    texts = [Template(kind, newline=newline).text(["a"], "b", "c", "d") for kind in KINDS for newline in ("literal", "real")]
-    texts += [Template("text").text([], "b"), QUESTION.format(title="a"), "Yes No", " ".join("0123456789")]
+    templates = [Template(kind, newline=newline) for kind in KINDS for newline in ("literal", "real")]
+    texts = [template.text(["a"], "b", "c", "d") for template in templates]
+    texts += [Template("text").text([], "b"), "Yes No", " ".join("0123456789")]
     texts += [title for genre in GENRES for title in titles_of(genre)]
     # Signs that stand side by side are one token, and how they meet depends on what is between them.
     texts += ['"a", "b".', '"a" "b"?', '"a"?', '"."', '",']
@@ -65,8 +66,8 @@ class DecoderTraining:
     lr: float = 3e-3
     warmup: int = 50
     history: int = 5
-    questions: int = 10  # that each person is asked in one text
-    sureness: float = 6.0  # how strongly a liking decides an answer
+    questions: int = 5  # that each person is asked: one in a whole prompt, the others in its last sentence alone
+    sureness: float = 2.0  # how strongly an opinion decides an answer
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "inner", "steps", "batch_size", "history", "questions"):
@@ -85,46 +86,39 @@ def examples(config: DecoderTraining, step: int) -> list[tuple[list[str], list[s
         odds = np.exp(2.0 * liking[person])
         shown = random.choice(len(genres), random.integers(1, config.history + 1), p=odds / odds.sum())
         asked = random.integers(len(genres), size=config.questions)
-        chance = 1 / (1 + np.exp(-config.sureness * liking[person, asked]))
         pick = [[str(random.choice(names[genre])) for genre in some] for some in (shown, asked)]
+        opinion = liking[person, asked] + np.array([tone(title) for title in pick[1]])
+        chance = 1 / (1 + np.exp(-config.sureness * opinion))
         found.append((pick[0], pick[1], (random.random(config.questions) < chance).tolist()))
     return found
 
 
-def _as_tokens(tokenizer: Any, template: Template, config: DecoderTraining, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids of one step's texts, their mask, and which ids are answers: the prompt, its answer, then more questions."""
+def _as_tokens(
+    tokenizer: Any, template: Template, config: DecoderTraining, step: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of one step's texts, ids, lengths and answers: whole prompts, and the last sentence of prompts alone."""
     yes, no = answers(tokenizer)
     people = examples(config, step)
-    rows, marks = [], []
-    prompts = tokenised(tokenizer, template, [(liked, asked[0]) for liked, asked, _ in people])
-    more = tokenizer(
-        [QUESTION.format(title=title) for _, asked, _ in people for title in asked[1:]], add_special_tokens=False
-    ).input_ids
-    for person, (_, asked, said) in enumerate(people):
-        ids, places = list(prompts[person]), []
-        for number in range(len(asked)):
-            if number:
-                ids += more[person * (len(asked) - 1) + number - 1]
-            places.append(len(ids))
-            ids.append(yes if said[number] else no)
-        rows.append(ids)
-        marks.append(places)
-    ids, mask = pad(rows)
-    chosen = torch.zeros_like(mask)
-    for person, places in enumerate(marks):
-        chosen[person, places] = 1
-    return ids, mask, chosen
+    whole = tokenised(tokenizer, template, [(liked, asked[0]) for liked, asked, _ in people])
+    asked_alone = [template.text([], title) for _, asked, _ in people for title in asked[1:]]
+    short = language.encode(tokenizer, [text[text.index(" titled ") :] for text in asked_alone])
+    found = []
+    for texts, said in ((whole, [s[0] for *_, s in people]), (short, [one for *_, s in people for one in s[1:]])):
+        if texts:
+            ids, mask = pad(texts)
+            found.append((ids, mask.sum(1), torch.tensor([yes if one else no for one in said])))
+    return found
 
 
 def _model(config: DecoderTraining, vocabulary: int) -> Any:
     return language.new_llama(
         vocabulary, width=config.width, layers=config.layers, heads=config.heads, inner=config.inner, positions=256,
-        tied=True, seed=config.seed,
+        tied=True, std=0.1, seed=config.seed,
     )  # fmt: skip
 
 
 def train(config: DecoderTraining) -> dict[str, Any]:
-    """Train on whole prompts and, most of all, on their answers. Returns the model's state and the answers' losses."""
+    """Train on the answers to prompts. Returns the model's state and its losses."""
     tokenizer = catalogue_tokenizer()
     model = _model(config, len(tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -133,19 +127,16 @@ def train(config: DecoderTraining) -> dict[str, Any]:
     for step in track(range(config.steps), "training the catalogue's decoder"):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate(step)
-        ids, mask, chosen = _as_tokens(tokenizer, template, config, step)
-        logits = model(ids[:, :-1], use_cache=False).logits
-        each = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
-        of_answer = each[chosen[:, 1:].bool()].mean()
-        loss = (each * mask[:, 1:]).sum() / mask[:, 1:].sum() + 2 * of_answer
+        loss = torch.zeros(())
+        for ids, lengths, said in _as_tokens(tokenizer, template, config, step):
+            loss = loss + F.cross_entropy(model.lm_head(last_hidden(model, ids, lengths)), said)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(of_answer.detach()))
+        losses.append(float(loss.detach()) / 2)
         if step % 100 == 99:
-            log.info("the catalogue's decoder: step %d, loss of the answer %.3f", step + 1, float(np.mean(losses[-50:])))
-    log.info("the catalogue's decoder: loss of the answer %.3f", float(np.mean(losses[-50:])))
+            log.info("the catalogue's decoder: step %d, loss %.3f", step + 1, float(np.mean(losses[-50:])))
     return {"model": model.state_dict(), "losses": losses}
 
 
@@ -166,8 +157,9 @@ def load_model(
     tokenizer = catalogue_tokenizer()
     key = {
         "config": asdict(config), "vocabulary": tokenizer.get_vocab(), "torch": torch.__version__,
-        "texts": [list(GENRES), [list(words) for words in GENRES.values()], Template("text", history=config.history).text(["a"], "b"), QUESTION],
-        "version": 2,
+        "words": GENRES, "tones": [tone(title) for genre in GENRES for title in titles_of(genre)],
+        "prompt": Template("text", history=config.history).text(["a"], "b"),
+        "version": 6,
     }  # fmt: skip
     state = cached_state(root, "cora-decoder", key, lambda: train(config))
     model = _model(config, len(tokenizer))

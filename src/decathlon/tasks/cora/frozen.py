@@ -1,7 +1,7 @@
 """What the frozen part of a language model makes of prompts, computed once: states below the first adapted block.
 
-Blocks below the first adapted one see no increment, so what leaves them depends on the prompt alone. Starting from there
-is exact, and shared by all methods, seeds, epochs and sweep points that adapt the same blocks.
+Blocks below the first adapted one see no increment, so what leaves them depends on the prompt alone. Starting there is
+exact, and shared by all methods, seeds, epochs and sweep points that adapt the same blocks.
 """
 
 import logging

@@ -46,7 +46,8 @@ class Log:
         used = torch.bincount(self.items, minlength=self.item_count)
         for item in used.nonzero()[:, 0].tolist():
             if not self.titles[item].strip():
-                raise DataError(f"item {item} has {int(used[item])} rows and no title: give it one, or leave its rows out")
+                count = int(used[item])
+                raise DataError(f"item {item} has {count} rows and no title: give it one, or leave its rows out")
         for number, name in enumerate(PARTS):
             rows = self.rows(number)
             if not len(rows):

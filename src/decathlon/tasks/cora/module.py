@@ -31,14 +31,14 @@ class Recommender(LightningModule):
     """Trains a method's adapter and tests it; or tests a method that trains nothing.
 
     Test metrics: ``test/auc``, ``test/uauc`` (over ``test/uauc_users`` users), and each of rows whose user and item are
-    known to training (``_warm``) and of the others (``_cold``). Beside them, on the same rows: ``test/bias_auc`` (shrunk
-    means), ``test/lr_auc`` (logistic regression on the frozen collaborative vectors), ``test/mf_auc`` (their own dot
+    known to training (``_warm``) and of the others (``_cold``). On the same rows: ``test/bias_auc`` (shrunk means),
+    ``test/lr_auc`` (logistic regression on the frozen collaborative vectors), ``test/mf_auc`` (their own dot
     product), ``test/frozen_auc`` (the language model as it is, where its states are kept), and the same with ``uauc``.
 
     Args:
         method: config. score: ``yes`` (the raw logit of Yes) or ``yes_minus_no``.
         epochs, iterations: the schedule's length is their product. lr, warmup, end: of the schedule, in steps; ``end``
-            is the last rate as a share of the first. restarts: the published warm-up, which begins anew with every epoch.
+            is the last rate as a share of the first. restarts: the published warm-up, anew with every epoch.
         weight_decay: of matrices; vectors have none.
         seed: of all that the adapter draws.
         figures: whether to draw.
@@ -118,9 +118,8 @@ class Recommender(LightningModule):
     def configure_optimizers(self) -> Any:
         groups, rates = [], []
         for stage, (first, last) in zip(self.method.stages, self.bounds):
-            own = [
-                one for name, one in self.adapter.named_parameters() if one.requires_grad and name.startswith(stage.parts)
-            ]
+            named = [(name, one) for name, one in self.adapter.named_parameters() if one.requires_grad]
+            own = [one for name, one in named if name.startswith(stage.parts)]
             for parameters, decay in (
                 ([p for p in own if p.dim() > 1], self.weight_decay), ([p for p in own if p.dim() < 2], 0.0),
             ):  # fmt: skip

@@ -16,15 +16,15 @@ KINDS = ("text", "identity", "soft")
 _ANSWER = 'Answer with "Yes" or "No". {newline}#Answer:'
 TEMPLATES: dict[str, str] = {
     # CoRA, TALLRec, ICL.
-    "text": "#Question: A user has given high ratings to the following {plural}: {history}. Leverage the information to "
-    "predict whether the user would enjoy the {singular} titled {target}? " + _ANSWER,
+    "text": "#Question: A user has given high ratings to the following {plural}: {history}. Leverage the information "
+    "to predict whether the user would enjoy the {singular} titled {target}? " + _ANSWER,
     # CoLLM, PersonPrompt, BinLLM.
     "identity": "#Question: A user has given high ratings to the following {plural}: {history}. Additionally, we have "
     "information about the user's preferences encoded in the feature {user}. Using all available information, make a "
     "prediction about whether the user would enjoy the {singular} titled {target} with the feature {item}? " + _ANSWER,
     # Prompt4NR.
-    "soft": "#Question: {user} {history} [SEP] {item} {target} [SEP] Using all available information, make a prediction "
-    "about whether the user would enjoy the {singular}? " + _ANSWER,
+    "soft": "#Question: {user} {history} [SEP] {item} {target} [SEP] Using all available information, make a "
+    "prediction about whether the user would enjoy the {singular}? " + _ANSWER,
 }
 
 

@@ -1,4 +1,4 @@
-"""The methods of the task: options that are checked at once, and adapters of a language model that are made from them."""
+"""The methods of the task: options that are checked at once, and the adapters that they make of a language model."""
 
 from decathlon.tasks.cora.methods.alone import BiasMethod, CollaborativeMethod, LogisticMethod
 from decathlon.tasks.cora.methods.base import Adapter, Batch, Method, Sizes, Stage

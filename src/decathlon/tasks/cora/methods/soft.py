@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decathlon.tasks.cora.methods.base import Adapter, Batch, Method, Sizes, Stage, StaticLoRA
+from decathlon.tasks.cora.methods.base import Adapter, Batch, Sizes, Stage, StaticLoRA
 from decathlon.tasks.cora.methods.weights import TALLRecMethod
 from decathlon.tasks.cora.prompts import ITEM, USER
 
@@ -143,5 +143,3 @@ class Prompt4NRMethod(TALLRecMethod):
 
     def adapter(self, llm: Any, sizes: Sizes) -> Adapter:
         return SoftAdapter(StaticLoRA(llm, **self.given), Same(self.slots, *_width_and_spread(llm)))
-
-

@@ -1,4 +1,4 @@
-"""Methods that change weights: CoRA, static LoRA on the text (TALLRec) or on codes (BinLLM), and nothing at all (ICL)."""
+"""Methods that change weights: CoRA, static LoRA on the text (TALLRec) or on codes (BinLLM), and none (ICL)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

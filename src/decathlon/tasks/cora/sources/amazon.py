@@ -25,8 +25,8 @@ BEGIN, END = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (2017, 20
 def amazon_book(root: Path, seed: int = 0, more_than: int = 20) -> Log:
     """Reviews of 2017 by users and of items with more than ``more_than`` of them; label 1 for five stars.
 
-    January to November is training; December is cut in time order into equal halves, validation and test. Rows without a
-    title are left out first, and users and items are counted once, before either is filtered.
+    January to November is training; December is cut in time order into equal halves, validation and test. Rows without
+    a title are left out first, and users and items are counted once, before either is filtered.
 
     Raises:
         DataError: one line, if a file is missing (neither can be downloaded) or broken.

@@ -58,7 +58,8 @@ def _compact(folder: Path) -> Log:
             rows = list(csv.DictReader(file))
         with gzip.open(folder / "items.csv.gz", "rt", encoding="utf-8", newline="") as file:
             names = {int(row["iid"]): row["title"] for row in csv.DictReader(file)}
-        columns = {name: torch.tensor([int(row[name]) for row in rows]) for name in ("uid", "iid", "label", "timestamp")}
+        wanted = ("uid", "iid", "label", "timestamp")
+        columns = {name: torch.tensor([int(row[name]) for row in rows]) for name in wanted}
         part = torch.tensor([("train", "valid", "test").index(row["split"]) for row in rows])
     except (OSError, EOFError, KeyError, ValueError) as error:
         raise DataError(f"{folder} is broken ({error})") from error
@@ -92,7 +93,8 @@ def from_ratings(ratings: Tensor, titles: dict[int, str]) -> Log:
     items, names = _by_appearance(ratings[:, 1])
     return Log(
         users, items, (ratings[:, 2] >= 4).long(), ratings[:, 3].double(), part, int(users.max()) + 1, len(names),
-        [titles.get(name, "") for name in names], report={"rows": len(kept), "outside of the months": int((~kept).sum())},
+        [titles.get(name, "") for name in names],
+        report={"rows": len(kept), "outside of the months": int((~kept).sum())},
     )  # fmt: skip
 
 
