@@ -8,6 +8,7 @@ from decathlon.language.factory import new_llama
 from decathlon.language.generation import generate, sample
 from decathlon.language.increments import Increment, incremented
 from decathlon.language.loading import load, preferred_dtype
+from decathlon.language.prefix import block_input, from_block
 from decathlon.language.scoring import Scores, next_logits, score, score_ids
 from decathlon.language.smollm import fetch_smollm2
 from decathlon.language.taps import run, tap
@@ -23,12 +24,14 @@ __all__ = [
     "TokenFile",
     "Windows",
     "activation_statistics",
+    "block_input",
     "byte_ids",
     "byte_tokenizer",
     "continuation_ids",
     "decoder_of",
     "encode",
     "fetch_smollm2",
+    "from_block",
     "generate",
     "incremented",
     "load",

@@ -29,12 +29,39 @@ class Increment:
     scale: float = 1.0
     dropout: float = 0.0
 
-    def __call__(self, x: Tensor, training: bool) -> Tensor:
-        """``scale * x A_b B_b``, (rows, columns, outputs), in at least float32."""
+    def reduced(self, x: Tensor, training: bool) -> Tensor:
+        """``x A_b``, (rows, columns, rank), in at least float32."""
         wide = torch.promote_types(x.dtype, torch.float32)
         seen = torch.nn.functional.dropout(x.to(wide), self.dropout, training and self.dropout > 0)
-        change = (seen @ self.first.to(x.device, wide)) @ self.second.to(x.device, wide)
+        return seen @ self.first.to(x.device, wide)
+
+    def expanded(self, reduced: Tensor) -> Tensor:
+        """``scale * x A_b B_b``, (rows, columns, outputs), from ``x A_b``."""
+        change = reduced @ self.second.to(reduced.device, reduced.dtype)
         return change if self.scale == 1 else self.scale * change
+
+
+class _Latest:
+    """The latest ``x A``: maps that read one input through one A (q, k and v; gate and up) have it computed once.
+
+    With dropout they then see one mask, as the maps of a fused module do.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple[Any, ...] = ()
+        self.reduced: Tensor | None = None
+
+    def __call__(self, increment: Increment, x: Tensor, training: bool) -> Tensor:
+        version = None if x.is_inference() else x._version  # changed in place it is another input
+        settings = (version, increment.dropout, training, torch.is_grad_enabled())
+        if (
+            self.reduced is None
+            or self.key[0] is not x
+            or self.key[1] is not increment.first
+            or self.key[2] != settings
+        ):
+            self.key, self.reduced = (x, increment.first, settings), increment.reduced(x, training)
+        return self.reduced
 
 
 class Switch:
@@ -85,18 +112,18 @@ def _check(what: str, inputs: int, outputs: int, increment: Increment) -> None:
 
 @contextmanager
 def _hooked(model: Any, grouped: Mapping[str, Sequence[tuple[Projection, Increment]]]) -> Iterator[Switch]:
-    switch = Switch()
+    switch, latest = Switch(), _Latest()
     handles = []
     try:
         for name, parts in grouped.items():
-            handles.append(model.get_submodule(name).register_forward_hook(_adder(parts, switch)))
+            handles.append(model.get_submodule(name).register_forward_hook(_adder(parts, switch, latest)))
         yield switch
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adder(parts: Sequence[tuple[Projection, Increment]], switch: Switch) -> Any:
+def _adder(parts: Sequence[tuple[Projection, Increment]], switch: Switch, latest: _Latest) -> Any:
     def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not switch.on:
             return None
@@ -106,7 +133,7 @@ def _adder(parts: Sequence[tuple[Projection, Increment]], switch: Switch) -> Any
             for factor in (increment.first, increment.second):
                 if factor.dim() == 3 and len(factor) != len(x):
                     raise ValueError(f"increments of {len(factor)} rows for a batch of {len(x)}")
-            wide = place.added(wide, increment(x, module.training))
+            wide = place.added(wide, increment.expanded(latest(increment, x, module.training)))
         return wide.to(output.dtype)
 
     return hook
