@@ -1,4 +1,4 @@
-"""The rooms of the house and the direction of imports: doors → runner, tables, report → tasks → domains → ground floor."""
+"""The rooms of the house and the direction of imports: doors → runner, tables, report → tasks → domains → ground."""
 
 import ast
 from pathlib import Path

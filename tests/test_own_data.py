@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.runner.conftest import Door, decathlon_here, here, run_here  # noqa: F401
+from tests.conftest import ROOT, Door
 
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+):.*?\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
@@ -41,7 +40,7 @@ def test_the_example_runs_as_printed(
     here: Path,
     run_here: Door,
     decathlon_here: Door,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_files(task, here)
     doors = {"run": run_here, "decathlon": decathlon_here}
@@ -86,7 +85,11 @@ CUSTOM = ["task=jregnet", "method=custom"]
         ([*MOLPEG, "split_column=part"], "smiles,a,part\nC,1,train\nCC,0,val\n", "too few, the train part has 1"),
         (MOLPEG, "smiles,a\n" + "C,1\n" * 40, "all known labels are 1"),
         (MOLPEG, "smiles,a\n" + "C,2\n" * 40, "neither 0 nor 1; give its source what each label means"),
-        ([*MOLPEG, "task_type=ranking"], "smiles,a\nC,1\n", "ranking"),
+        (
+            [*MOLPEG, "task_type=ranking"],
+            "smiles,a\nC,1\n",
+            "task_type=ranking is unknown; choose classification, regr",
+        ),
         (["task=kele", "dataset=edits"], "", "file=<path of a JSON file>"),
         (KELE, "{", "neither a JSON list nor lines of JSON"),
         (KELE, "[]", "holds no record"),
@@ -105,7 +108,7 @@ CUSTOM = ["task=jregnet", "method=custom"]
         ),
         (
             KELE,
-            '{"prompt": "{} is", "subject": "A", "new": "B", "id": 1}\n{"prompt": "{} is", "subject": "C", "new": "B", "id": 1}',
+            '{"prompt": "{} is", "subject": "A", "new": "B", "id": 1}\n' * 2,
             "the id 1 twice",
         ),
         (
@@ -122,7 +125,7 @@ CUSTOM = ["task=jregnet", "method=custom"]
 )
 def test_what_is_wrong_is_one_line(
     overrides: list[str], content: str, message: str, here: Path, run_here: Door
-) -> None:  # noqa: F811
+) -> None:
     for name in ("mine.csv", "mine.json"):
         if name in " ".join(overrides) and content:
             (here / name).write_text(content)
@@ -130,7 +133,7 @@ def test_what_is_wrong_is_one_line(
     assert said.status == 2 and said.stderr.count("\n") == 1 and message in said.stderr, said.stderr
 
 
-def test_several_labels_have_metrics_of_their_own(here: Path, run_here: Door) -> None:  # noqa: F811
+def test_several_labels_have_metrics_of_their_own(here: Path, run_here: Door) -> None:
     from random import Random
 
     draw = Random(0)

@@ -12,13 +12,12 @@ from decathlon import files
 from decathlon.runner import forecast, knobs, records
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
-from tests.conftest import environment
+from tests.conftest import Door, environment
 from tests.report.folders import finish, finished, hostile
-from tests.runner.conftest import Door, decathlon_here, here, run_here  # noqa: F401
 
 
 @pytest.fixture
-def root(here: Path) -> Path:  # noqa: F811
+def root(here: Path) -> Path:
     return here / "results"
 
 
@@ -26,7 +25,7 @@ def listed(text: str) -> list[dict[str, str]]:
     return json.loads(text)
 
 
-def test_runs_show_only_the_knobs_that_differ(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_runs_show_only_the_knobs_that_differ(root: Path, decathlon_here: Door) -> None:
     finished(root, "lr=0.01,0.1", "seed=0,1")
     rows = listed(decathlon_here("runs", "toy", "--format", "json").stdout)
     assert len(rows) == 4
@@ -39,14 +38,14 @@ def test_runs_show_only_the_knobs_that_differ(root: Path, decathlon_here: Door) 
     assert values == sorted(values, reverse=True)
 
 
-def test_every_format_has_the_same_rows(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_every_format_has_the_same_rows(root: Path, decathlon_here: Door) -> None:
     finished(root, "seed=0,1,2")
     assert decathlon_here("runs", "--format", "csv").stdout.count("\n") == 4
     assert decathlon_here("runs", "--format", "md").stdout.count("\n") == 5
     assert decathlon_here("runs").stdout.count("finished") == 3 + 1
 
 
-def test_states(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_states(root: Path, decathlon_here: Door) -> None:
     jobs = finished(root, "seed=0,1,2,3,4")
     main = jobs[0].config["report"][0]
     finish(jobs[1], metrics={main: None})
@@ -88,14 +87,14 @@ def test_show_gives_the_command_that_makes_the_job_again(root: Path, overrides: 
     assert Job.of(compose_config(words[1:])).identity == job.identity
 
 
-def test_a_job_that_no_command_of_today_makes_says_so(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_a_job_that_no_command_of_today_makes_says_so(root: Path, decathlon_here: Door) -> None:
     (job,) = finished(root, "seed=0")
     job.folder.rename(job.folder.with_name("0" * 12))
     said = decathlon_here("show", "000")
     assert said.status == 0 and "no command of today makes this job" in said.stderr and "again:" not in said.stdout
 
 
-def test_ids_that_are_none_or_several(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_ids_that_are_none_or_several(root: Path, decathlon_here: Door) -> None:
     jobs = finished(root, f"seed={','.join(map(str, range(17)))}")
     first = {job.identity[0] for job in jobs}
     twice = next(c for c in first if sum(job.identity[0] == c for job in jobs) > 1)
@@ -119,7 +118,7 @@ def test_ids_that_are_none_or_several(root: Path, decathlon_here: Door) -> None:
         assert said.status == 2 and message in said.stderr and said.stderr.count("\n") == 1, command
 
 
-def test_compare_puts_settings_and_metrics_side_by_side(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_compare_puts_settings_and_metrics_side_by_side(root: Path, decathlon_here: Door) -> None:
     a, b = finished(root, "lr=0.01,0.1")
     rows = listed(decathlon_here("compare", a.identity, str(b.folder), "--format", "json").stdout)
     found = {row[""]: row for row in rows}
@@ -153,7 +152,7 @@ def test_gpu_hours_are_counted_where_known(root: Path) -> None:
     assert on_cpu.gpu_hours == 0 and on_cpu.unknown == 2
 
 
-def test_dry_run_runs_nothing(root: Path, run_here: Door, decathlon_here: Door) -> None:  # noqa: F811
+def test_dry_run_runs_nothing(root: Path, run_here: Door, decathlon_here: Door) -> None:
     said = run_here("-m", "task=toy", "seed=0,1", "lr=0.1,0.2", "--dry-run")
     assert said.status == 0 and "4 jobs: 4 to do" in said.stdout and not root.exists()
     finished(root, "seed=0", "lr=0.1")
@@ -165,7 +164,7 @@ def test_dry_run_runs_nothing(root: Path, run_here: Door, decathlon_here: Door) 
     assert whole.status == 0 and "to do" in whole.stdout
 
 
-def test_clean_removes_what_it_said_and_only_with_yes(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_clean_removes_what_it_said_and_only_with_yes(root: Path, decathlon_here: Door) -> None:
     keep, gone = finished(root, "seed=0,1")
     (debug,) = finished(root, "seed=0", "+debug=true")
     gone.record_path.unlink()
@@ -192,7 +191,7 @@ def test_clean_removes_what_it_said_and_only_with_yes(root: Path, decathlon_here
     assert left == {"metrics.json", "mine.txt"} and (root / "mine.txt").exists()
 
 
-def test_a_hostile_folder_costs_no_command_more_than_a_line(root: Path, decathlon_here: Door) -> None:  # noqa: F811
+def test_a_hostile_folder_costs_no_command_more_than_a_line(root: Path, decathlon_here: Door) -> None:
     jobs = finished(root, "seed=0,1")
     hostile(root, strays=10_000)
     said = decathlon_here("runs", "--format", "json")

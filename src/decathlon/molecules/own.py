@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decathlon.errors import ConfigError
 from decathlon.molecules.tables import CsvSource
 
 
@@ -17,7 +18,7 @@ class CsvFile(CsvSource):
         task_type, sep, encoding, split_column, classes, unit: as :class:`CsvSource` has them.
 
     Raises:
-        ValueError: no file is named.
+        ConfigError: no file or no label is named.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class CsvFile(CsvSource):
         unit: str = "",
     ) -> None:
         if not file:
-            raise ValueError("dataset=csv reads a file of yours: file=<path of a CSV>")
+            raise ConfigError("dataset=csv reads a file of yours: file=<path of a CSV>")
         wanted = ["*"] if labels is None else [labels] if isinstance(labels, str) else list(labels)
         if not wanted:
-            raise ValueError("labels=[] names no column; leave it out to take all")
+            raise ConfigError("labels=[] names no column; leave it out to take all")
         here = Path(file).expanduser()
         super().__init__(
             [str(here.absolute()) if here.is_file() else str(here)], smiles=[smiles], labels=wanted,

@@ -33,7 +33,7 @@ class Table:
         task_type: ``classification`` (labels 0 and 1) or ``regression``.
         unit: of the labels, for regression.
         geometry: 3D structures, where the source has them.
-        parts: the part of a split that each row says it belongs to, ``train``, ``val`` or ``test``; empty: it says none.
+        parts: the part of a split that each row says it is in: ``train``, ``val`` or ``test``; empty: none says so.
         report: counts of rows by what became of them, for people to read.
     """
 

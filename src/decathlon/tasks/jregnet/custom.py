@@ -1,4 +1,4 @@
-"""A mechanism of the user's own, audited like the built-in rules: ``method=custom method.mechanism=my_auction:rule``."""
+"""A mechanism of the user's own, audited like the built-in rules: ``method=custom method.mechanism=mine:rule``."""
 
 import importlib
 import importlib.util

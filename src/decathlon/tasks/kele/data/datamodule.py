@@ -45,8 +45,8 @@ class EditCases(L.LightningDataModule):
     Args:
         root: the data folder.
         dataset: ``source`` (world, mquake, counterfact or own) and what belongs to it: ``people`` of the world,
-            ``version`` and ``hops`` of MQuAKE, the ``file`` of your own edits, and the filter ``known`` (a rule of ``data_known``, or null) with ``scan``, the
-            number of records that are tried.
+            ``version`` and ``hops`` of MQuAKE, the ``file`` of your own edits, and the filter ``known`` (a rule of
+            ``data_known``, or null) with ``scan``, the number of records that are tried.
         model, dtype, training: the world's model, or the one whose knowledge the filter asks, as in ``ModelSpec``.
         cases: how many cases to take; null: all.
         batch_size: cases whose edits are prepared together.
@@ -99,8 +99,8 @@ class EditCases(L.LightningDataModule):
         if source == "world":
             self._world_cases()  # a wrong number of cases shows before a model is trained
         elif source == "own":
-            cases = self._load().cases  # and so does a wrong record
-            if self.rule is not None and not all(edit.old for case in cases for edit in case.edits):
+            own_cases = self._load().cases  # and so does a wrong record
+            if self.rule is not None and not all(edit.old for case in own_cases for edit in case.edits):
                 raise ConfigError(f"dataset.known={self.rule} asks for the old object, which not every edit has")
 
     def prepare_data(self) -> None:

@@ -18,9 +18,9 @@ def load(root: str | Path, file: str) -> Loaded:
     """All cases of a file, in its order; one edit each.
 
     A record has ``prompt`` (with ``{}`` for the subject), ``subject`` and ``new``, and optionally ``old``;
-    ``paraphrases``: prompts for the same fact, with the subject filled in; ``neighbours``: prompts about other subjects,
-    each a text (the old object is its answer) or ``{prompt, answer}``; ``questions``: ``{question, new, old}``, where
-    ``new`` and ``old`` are an answer or a list of accepted ones; ``id``.
+    ``paraphrases``: prompts for the same fact, with the subject filled in; ``neighbours``: prompts about other
+    subjects, each a text (the old object is its answer) or ``{prompt, answer}``; ``questions``: ``{question, new,
+    old}``, where ``new`` and ``old`` are an answer or a list of accepted ones; ``id``.
 
     Args:
         root: the data folder. file: from the current folder, or in the data folder.
