@@ -101,6 +101,16 @@ def _add_looks(commands: Any) -> None:
         command.add_argument("--format", choices=["terminal", "md", "csv", "json"], default="terminal")
     for command in (show, status):
         command.set_defaults(format="terminal")
+    report = add(
+        "report",
+        "the results as a static site: index, tables with claims and charts, jobs",
+        ("experiments", "*", "only these tables; by default all with a finished job"),
+    )
+    report.add_argument("--out", default="report", help="the folder to write (report)")
+    report.add_argument("--open", action="store_true", help="open it in the browser")
+    plot = add("plot", "the charts of a table as files", ("experiment", "", "for example molpeg/small"))
+    plot.add_argument("--out", default=".", help="the folder to write into (.)")
+    plot.add_argument("--format", choices=["png", "svg"], default="png")
     clean = add("clean", "what can be removed of a results folder without losing a record; removes it with --yes")
     for kind, about in (("failed", "jobs that failed"), ("debug", "smoke runs"), ("strays", "what killed runs left"),
                         ("checkpoints", "checkpoints of finished jobs")):  # fmt: skip

@@ -81,7 +81,7 @@ def test_show_gives_the_command_that_makes_the_job_again(root: Path, overrides: 
         overrides = [*overrides[:-1], '++dataset.note="it\'s, $odd: ~ {x}"']
     job = Job.of(compose_config(["task=toy", f"results_dir={root}", *overrides]))
     finish(job)
-    _, command, doubt = knobs.from_defaults(records.find(job.identity, root))
+    _, command, doubt = knobs.Commands().of(records.find(job.identity, root))
     assert not doubt and command[0] == "run"
     words = shlex.split(knobs.shell(command))
     assert Job.of(compose_config(words[1:])).identity == job.identity

@@ -80,7 +80,7 @@ def show(options: Namespace) -> None:
     if isinstance(memory, dict):
         about["peak memory"] = ", ".join(f"{key} {value} MiB" for key, value in memory.items())
     _say_pairs("", about)
-    changed, command, doubt = knobs.from_defaults(job)
+    changed, command, doubt = knobs.Commands().of(job)
     _say_pairs("differs from the defaults in", changed)
     _say_pairs("metrics", {name: number(value) for name, value in job.metrics.items()})
     _say_pairs("files", listing.files_of(job))
@@ -168,3 +168,34 @@ def clean(options: Namespace) -> None:
     for line in said:
         say_warning(line)
     console.print(f"removed, {listing.spell_bytes(freed)} freed")
+
+
+def report(options: Namespace) -> None:
+    """``decathlon report [experiment ...] [--out report] [--open]``."""
+    from decathlon.report.site import build
+
+    names = [word for word in options.experiments if "=" not in word]
+    overrides = [*options.overrides, *(word for word in options.experiments if "=" in word)]
+    root = results_dir([text for text in overrides if text.startswith("results_dir=")])
+    site = build(root, Path(options.out).expanduser().absolute(), names, overrides)
+    index = site.out / "index.html"
+    console.print(f"{site.pages} pages; open {escape(short(index))}")
+    for line in listing.trouble(site.results):
+        say_warning(line)
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(index.as_uri())
+
+
+def plot(options: Namespace) -> None:
+    """``decathlon plot <experiment> [--out folder] [--format png or svg]``."""
+    from decathlon.report.plot import draw
+    from decathlon.tables.table import make_table
+
+    table = make_table(options.experiment, options.overrides)
+    paths = draw(table, Path(options.out).expanduser(), options.format)
+    if not paths:
+        raise ConfigError(f"no job of {options.experiment} has finished: there is nothing to draw")
+    for path in paths:
+        console.print(escape(short(path.absolute())))

@@ -83,48 +83,80 @@ def differing(rows: Sequence[dict[str, str]]) -> list[str]:
     return chosen
 
 
-def from_defaults(job: Found) -> tuple[dict[str, str], list[str], str]:
-    """What differs from the defaults of the job's task, dataset and method, and the command that makes it again.
+class Commands:
+    """Commands that make jobs again, for one job or for many.
 
-    Returns:
-        The differing settings (``+debug`` among them), the command's words (none where the configs of today do not
-        lead to this job), and one line where that is so.
+    The command is composed and has the job's identity. Of many jobs of one task, dataset and method that differ from
+    the defaults in the same keys only the first is composed; the others take its keys with their own values.
     """
-    try:
-        words, changed = _reproduce(job)
-    except (UserError, HydraException, OmegaConfBaseException, AssertionError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return {}, [], f"no command of today makes this job: {said}"
-    if words is None:
-        return changed, [], "the configs have changed since: no command of today makes this job with its id"
-    return changed, ["run", *words], ""
+
+    def __init__(self) -> None:
+        self._compose: Composer | None = None
+        self._bases: dict[tuple[Any, ...], Job] = {}
+        self._recipes: dict[tuple[Any, ...], tuple[list[str] | None, list[str]]] = {}
+
+    def of(self, job: Found) -> tuple[dict[str, str], list[str], str]:
+        """What differs from the defaults of the job's task, dataset and method, and the command that makes it again.
+
+        Returns:
+            The differing settings, the command's words (none where the configs of today do not lead to this job), and
+            one line where that is so.
+        """
+        try:
+            return self._of(job)
+        except (UserError, HydraException, OmegaConfBaseException, AssertionError, KeyError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return {}, [], f"no command of today makes this job: {said}"
+
+    def _of(self, job: Found) -> tuple[dict[str, str], list[str], str]:
+        wanted = flat(job.config)
+        words = [f"{group}={getattr(job, group)}" for group in _GROUPS]
+        if wanted.get("debug") is True:
+            words.append("+debug=true")
+        base = self._job(words)
+        differ = frozenset(_differing(wanted, flat(base.config)))
+        kind = (*words, differ)
+        if kind not in self._recipes:
+            self._recipes[kind] = self._recipe(job, wanted, words)
+        keys, shown = self._recipes[kind]
+        changed = {key: text(wanted[key]) if key in wanted else "(none)" for key in shown}
+        if keys is None:
+            return changed, [], "the configs have changed since: no command of today makes this job with its id"
+        return changed, ["run", *words, *(_word(key, wanted) for key in keys)], ""
+
+    def _job(self, words: list[str]) -> Job:
+        key = tuple(words)
+        if key not in self._bases:
+            self._compose = self._compose or Composer(jobs_only=True)
+            self._bases[key] = Job.of(self._compose(words))
+        return self._bases[key]
+
+    def _recipe(self, job: Found, wanted: dict[str, Any], words: list[str]) -> tuple[list[str] | None, list[str]]:
+        """The keys to set, with their signs, so that the job has its identity (None: there are none); the bare keys."""
+        set_keys: list[str] = []
+        changed: list[str] = []
+        for _ in range(5):
+            composed = self._job([*words, *(_word(key, wanted) for key in set_keys)])
+            if composed.identity == job.identity:
+                return set_keys, changed
+            now = flat(composed.config)
+            keys = [key for key in _differing(wanted, now) if key not in changed]
+            if not keys:
+                break
+            least = min(key.count(".") for key in keys)  # what lies deeper is mostly an interpolation of it
+            for key in [key for key in keys if key.count(".") == least]:
+                changed.append(key)
+                set_keys.append(f"~{key}" if key not in wanted else key if key in now else f"++{key}")
+        return None, changed
 
 
-def _reproduce(job: Found) -> tuple[list[str] | None, dict[str, str]]:
-    """Overrides that compose to the job's identity, or None; and what they set."""
-    compose = Composer(jobs_only=True)
-    words = [f"{group}={getattr(job, group)}" for group in _GROUPS]
-    wanted = flat(job.config)
-    if wanted.get("debug") is True:
-        words.append("+debug=true")
-    changed: dict[str, str] = {}
-    for _ in range(5):
-        composed = Job.of(compose(words))
-        if composed.identity == job.identity:
-            return words, changed
-        now = flat(composed.config)
-        keys = [key for key in {**wanted, **now} if wanted.get(key, _ABSENT) != now.get(key, _ABSENT)]
-        keys = [key for key in keys if key not in changed]
-        if not keys:
-            return None, changed
-        least = min(key.count(".") for key in keys)
-        for key in [key for key in keys if key.count(".") == least]:
-            changed[key] = text(wanted[key]) if key in wanted else "(none)"
-            if key not in wanted:
-                words.append(f"~{key}")
-            else:
-                words.append(f"{'' if key in now else '++'}{key}={override(wanted[key])}")
-    return None, changed
+def _differing(wanted: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [key for key in {**wanted, **now} if wanted.get(key, _ABSENT) != now.get(key, _ABSENT)]
+
+
+def _word(key: str, wanted: dict[str, Any]) -> str:
+    """An override of a key that may begin with its sign."""
+    return key if key.startswith("~") else f"{key}={override(wanted[key.removeprefix('++')])}"
 
 
 def override(value: Any) -> str:
