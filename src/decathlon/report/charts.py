@@ -161,5 +161,5 @@ def extent(values: Iterable[float], zero: bool = False) -> tuple[float, float]:
     low, high = min(known), max(known)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    margin = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return (low if zero and low == 0 else low - margin), (high if zero and high == 0 else high + margin)
+    margin = (high / 20 - low / 20) or abs(high) * 0.1 or 1.0
+    return (low if zero and low == 0 < high else low - margin), (high if zero and high == 0 > low else high + margin)
