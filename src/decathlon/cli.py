@@ -111,6 +111,9 @@ def _add_looks(commands: Any) -> None:
     plot = add("plot", "the charts of a table as files", ("experiment", "", "for example molpeg/small"))
     plot.add_argument("--out", default=".", help="the folder to write into (.)")
     plot.add_argument("--format", choices=["png", "svg"], default="png")
+    predict = add("predict", "answers of a trained job to the rows of a CSV table",
+                  ("job", "", "an id, the beginning of one, or a folder"), ("table", "", "a CSV file"))  # fmt: skip
+    predict.add_argument("--out", help="the file to write; standard output by default")
     clean = add("clean", "what can be removed of a results folder without losing a record; removes it with --yes")
     for kind, about in (("failed", "jobs that failed"), ("debug", "smoke runs"), ("strays", "what killed runs left"),
                         ("checkpoints", "checkpoints of finished jobs")):  # fmt: skip

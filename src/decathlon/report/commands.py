@@ -199,3 +199,14 @@ def plot(options: Namespace) -> None:
         raise ConfigError(f"no job of {options.experiment} has finished: there is nothing to draw")
     for path in paths:
         console.print(escape(short(path.absolute())))
+
+
+def predict(options: Namespace) -> None:
+    """``decathlon predict <job> <file> [--out file]``."""
+    from decathlon.runner import predict as prediction
+
+    count, said = prediction.predict(options.job, options.table, options.out, results_dir(options.overrides))
+    for line in prediction.say(count, said):
+        say_warning(line)
+    if options.out is not None:
+        console.print(f"{count} rows in {escape(options.out)}")

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from decathlon import trained
 from decathlon.errors import ConfigError
 from decathlon.molecules.encoders import model_options
 from decathlon.pruning.evidence import Evidence
@@ -281,6 +283,17 @@ class FineTune(pl.LightningModule):
         """Log the test metrics."""
         tasks = getattr(self.trainer.datamodule, "tasks", ())  # type: ignore[attr-defined]
         self.log_dict({f"test/{name}": value for name, value in self._outputs.measure(self.target, tasks).items()})
+
+    def export(self, folder: Path) -> None:
+        """Keep encoder and head with what predictions need; see ``decathlon.tasks.molpeg.trained``."""
+        assert self.online is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        mean, std = self.target or (None, None)
+        state = {
+            "model": self.model, "spec": data.encoder_spec(), "tasks": list(data.tasks), "unit": data.unit,
+            "mean": mean, "std": std, "weights": dict(self.online.state_dict()),
+        }  # fmt: skip
+        trained.save(folder, state)
 
     # Checkpoints
 
