@@ -5,7 +5,7 @@ ARGS ?= task=molpeg
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-all lint types check clean
+.PHONY: run test test-all report lint types check clean
 
 run: $(STAMP)  ## one experiment: make run ARGS="task=molpeg prune=0.8"
 	$(BIN)/run $(ARGS)
@@ -16,6 +16,9 @@ test: $(STAMP)  ## what must hold before anything lands; two processes of one th
 test-all: $(STAMP)  ## all of it: every method on every embedded dataset, real launchers
 	$(BIN)/pip install -q -c constraints.txt -e '.[submitit]'
 	$(BIN)/pytest -n 2 --dist worksteal
+
+report: $(STAMP)  ## the results as a site: make report RESULTS=results
+	$(BIN)/decathlon report results_dir=$(or $(RESULTS),results) --out report
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts

@@ -1,4 +1,4 @@
-"""The rooms of the house and the direction of imports: doors → runner, tables → tasks → domains → ground floor."""
+"""The rooms of the house and the direction of imports: doors → runner, tables, report → tasks → domains → ground."""
 
 import ast
 from pathlib import Path
@@ -10,10 +10,10 @@ import decathlon
 ROOT = Path(decathlon.__file__).parent
 DOORS = {"run", "cli"}
 GROUND = {path.stem for path in ROOT.glob("*.py")} - DOORS - {"__init__"}
-WINGS = {"runner", "tables"}
+WINGS = {"runner", "tables", "report"}
 TASKS = sorted(path.name for path in (ROOT / "tasks").iterdir() if (path / "__init__.py").is_file())
 DOMAINS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - WINGS
-MAY_IMPORT = {"runner": {"runner"}, "tables": {"tables", "runner"}}
+MAY_IMPORT = {"runner": {"runner"}, "tables": {"tables", "runner"}, "report": {"report", "tables", "runner"}}
 
 
 def imported(path: Path) -> set[str]:

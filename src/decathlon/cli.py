@@ -1,9 +1,11 @@
-"""``decathlon``: everything that is not an experiment. Lists what there is, prints tables, fetches data."""
+"""``decathlon``: everything that is not an experiment. What there is and what came of it, tables, reports, data."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from types import ModuleType
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException
@@ -56,11 +58,73 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--metrics", default="", help="show these only, for example test/f1,test/worst_f1")
     table.add_argument("--no-claims", action="store_true", help="only the numbers")
     table.set_defaults(command=print_table)
+    _add_looks(commands)
     data = commands.add_parser("data", help="fetch and check a dataset ahead of time")
     data.add_argument("dataset")
     data.add_argument("overrides", nargs="*", help="for example task=molpeg or data_dir=...")
     data.set_defaults(command=prepare_data)
     return parser
+
+
+def _add_looks(commands: Any) -> None:
+    """The commands that look at results; each takes ``results_dir=...``."""
+
+    def add(name: str, about: str, *words: tuple[str, str, str]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        for word, nargs, help in words:
+            command.add_argument(word, nargs=nargs or None, help=help)
+        # Also where a command takes words of its own: a key=value among them is an override.
+        command.add_argument("overrides", nargs="*", help="results_dir=... and, of a sweep, what run -m was given")
+        command.set_defaults(command=lambda options: getattr(_looks(), name)(options))
+        return command
+
+    experiment = ("experiment", "?", "for example molpeg/small; or key=value as for run -m")
+    runs = add(
+        "runs",
+        "the jobs of a results folder: the knobs that differ, main metrics, age, duration, state",
+        ("task", "?", "only this task"),
+    )
+    runs.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="lr=0.01, status=failed, ...")
+    runs.add_argument("--sort", default="", metavar="KEY", help="a column, a setting or a metric")
+    runs.add_argument("--reverse", action="store_true", help="from the largest down")
+    runs.add_argument("--metrics", default="", help="these in place of the main ones, for example test/f1,test/loss")
+    show = add(
+        "show",
+        "one job: settings, metrics, files, the command that makes it again, its error",
+        ("job", "", "an id, the beginning of one, or a folder"),
+    )
+    compare = add("compare", "settings and metrics of jobs side by side", ("job", "+", "ids or folders"))
+    status = add("status", "how far a sweep is, and about how long it will take", experiment)
+    plan = add("plan", "the jobs of a sweep, which are done, estimated time and disk; nothing is run", experiment)
+    plan.add_argument("--each", action="store_true", help="a line for each job")
+    for command in (runs, compare, plan):
+        command.add_argument("--format", choices=["terminal", "md", "csv", "json"], default="terminal")
+    for command in (show, status):
+        command.set_defaults(format="terminal")
+    report = add(
+        "report",
+        "the results as a static site: index, tables with claims and charts, jobs",
+        ("experiments", "*", "only these tables; by default all with a finished job"),
+    )
+    report.add_argument("--out", default="report", help="the folder to write (report)")
+    report.add_argument("--open", action="store_true", help="open it in the browser")
+    plot = add("plot", "the charts of a table as files", ("experiment", "", "for example molpeg/small"))
+    plot.add_argument("--out", default=".", help="the folder to write into (.)")
+    plot.add_argument("--format", choices=["png", "svg"], default="png")
+    predict = add("predict", "answers of a trained job to the rows of a CSV table",
+                  ("job", "", "an id, the beginning of one, or a folder"), ("table", "", "a CSV file"))  # fmt: skip
+    predict.add_argument("--out", help="the file to write; standard output by default")
+    clean = add("clean", "what can be removed of a results folder without losing a record; removes it with --yes")
+    for kind, about in (("failed", "jobs that failed"), ("debug", "smoke runs"), ("strays", "what killed runs left"),
+                        ("checkpoints", "checkpoints of finished jobs")):  # fmt: skip
+        clean.add_argument(f"--{kind}", dest="kinds", action="append_const", const=kind, help=about)
+    clean.add_argument("--yes", action="store_true", help="remove it")
+
+
+def _looks() -> ModuleType:
+    from decathlon.report import commands
+
+    return commands
 
 
 def list_tasks(options: argparse.Namespace) -> None:

@@ -84,7 +84,10 @@ def remove_temporaries(folder: str | Path, name: str = "*") -> None:
     for path in folder.iterdir() if folder.is_dir() else []:
         mine = name == "*" or path.name.startswith((f".{name}.", f".{Path(name).stem}."))
         if mine and _TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def set_aside(path: str | Path) -> Path:

@@ -196,6 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         groups.register_groups()
         check_overrides(overrides)
+        if "--dry-run" in given:
+            from decathlon.report.commands import dry_run
+
+            dry_run(overrides)
+            return
         sys.argv = [sys.argv[0], *given]
         app()
         if single_failure:

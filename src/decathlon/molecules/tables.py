@@ -19,6 +19,7 @@ from decathlon.molecules.csv_files import read_csv
 from decathlon.molecules.packing import PackedGeometries
 
 log = logging.getLogger(__name__)
+_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Table:
         task_type: ``classification`` (labels 0 and 1) or ``regression``.
         unit: of the labels, for regression.
         geometry: 3D structures, where the source has them.
+        parts: the part of a split that each row says it is in: ``train``, ``val`` or ``test``; empty: none says so.
         report: counts of rows by what became of them, for people to read.
     """
 
@@ -41,6 +43,7 @@ class Table:
     task_type: str = "classification"
     unit: str = ""
     geometry: PackedGeometries | None = None
+    parts: list[str] = field(default_factory=list)
     report: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -53,6 +56,7 @@ class Table:
             smiles=[self.smiles[i] for i in rows.tolist()] if self.smiles else [],
             y=self.y[rows],
             geometry=None if self.geometry is None else self.geometry.select(rows),
+            parts=[self.parts[i] for i in rows.tolist()] if self.parts else [],
         )
 
     def thin(self, limit: int | None) -> "Table":
@@ -82,6 +86,7 @@ class CsvSource:
         sep: what separates the fields. encoding: of the text.
         classes: of a classification whose labels are written otherwise: what each means, 0, 1, or None for unknown,
             for instance ``{-1: 0, 1: 1}`` or ``{inactive: 0, active: 1, inconclusive: null}``.
+        split_column: a column that says ``train``, ``val`` (``valid``, ``validation``) or ``test`` of each row.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class CsvSource:
         sep: str = ",",
         encoding: str = "utf-8",
         classes: Mapping[Any, int | None] | None = None,
+        split_column: str | None = None,
     ) -> None:
         if task_type not in ("classification", "regression"):
             raise ValueError(f"task_type={task_type!r} is neither classification nor regression")
@@ -125,6 +131,7 @@ class CsvSource:
         self.unit = unit
         self.columns = list(columns) if columns is not None else None if header else ["smiles"]
         self.sep, self.encoding, self.classes = sep, encoding, dict(classes or {})
+        self.split_column = split_column
 
     def fetch(self, root: str | Path) -> Path:
         """The raw file under ``root``, downloaded if it is not there."""
@@ -164,7 +171,8 @@ class CsvSource:
             log.warning("%s has %d rows, the published table has %d", path.name, total, self.rows)
         texts = smiles[good].astype(str).str.strip().tolist()
         y = y[good]
-        table = Table(texts, torch.from_numpy(y), tasks, self.task_type, self.unit, report=report)
+        parts = self._parts(path, frame, good)
+        table = Table(texts, torch.from_numpy(y), tasks, self.task_type, self.unit, parts=parts, report=report)
         return self._drop_missing(path, table).thin(limit)
 
     def _columns_of(self, columns: list[str]) -> str:
@@ -178,7 +186,8 @@ class CsvSource:
         return text
 
     def _tasks(self, path: Path, columns: list[str], smiles_name: str) -> list[str]:
-        candidates = [name for name in columns if name != smiles_name]
+        split = None if self.split_column is None else _named(columns, self.split_column)
+        candidates = [name for name in columns if name not in (smiles_name, split)]
         if self.labels == ["*"]:
             return candidates
         wanted: set[str] = set()
@@ -190,6 +199,23 @@ class CsvSource:
                 raise DataError(f"{path} has no column {label}; {self._columns_of(columns)}")
             wanted |= found
         return [name for name in candidates if name in wanted]
+
+    def _parts(self, path: Path, frame: Any, good: np.ndarray) -> list[str]:
+        """The part of the split of each good row; nothing without a column of them.
+
+        Raises:
+            DataError: there is no such column, or it says something else.
+        """
+        if self.split_column is None:
+            return []
+        name = _named(list(frame.columns), self.split_column)
+        if name is None:
+            raise DataError(f"{path} has no column {self.split_column}; {self._columns_of(list(frame.columns))}")
+        texts = frame[name][good].astype(str).str.strip().str.lower()
+        odd = sorted(set(texts) - set(_PARTS))
+        if odd:
+            raise DataError(f"{path}: column {name} says {odd[0]}, which is none of {', '.join(_PARTS)}")
+        return [_PARTS[text] for text in texts]
 
     def _values(self, path: Path, frame: Any, tasks: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
         """Labels (n, T) float32, NaN where empty; (n,) bool: the row holds a label that is none; an example of one.

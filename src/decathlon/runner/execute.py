@@ -4,24 +4,30 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import OmegaConf
 
-from decathlon import files
+from decathlon import files, trained
 from decathlon.errors import ConfigError, UserError
 from decathlon.runner.checkpoint import AtomicCheckpointIO, EndAtOnce, LastCheckpoint, checkpoint_callbacks
 from decathlon.runner.exact import RandomState
+
+log = logging.getLogger(__name__)
 
 Config = dict[str, Any]
 DEFAULT_THREADS = torch.get_num_threads()
@@ -165,7 +171,28 @@ def _fit_and_test(
     trainer.test(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     outcome["seconds"]["test"] = time.perf_counter() - start
     outcome["metrics"].update(_numbers(trainer))
+    _keep_trained(config, folder, trainer, module)
     return outcome
+
+
+def _keep_trained(config: Config, folder: Path, trainer: Trainer, module: LightningModule) -> None:
+    """Let the task keep what it has trained (``decathlon.trained``), with what is needed to load it; all or nothing."""
+    export, loader = getattr(module, "export", None), config["task"].get("trained")
+    if export is None or not loader or not trainer.is_global_zero:
+        return
+    if isinstance(trainer.strategy, FSDPStrategy):
+        log.warning("trainer=fsdp shards the weights: this job keeps its checkpoint, but nothing for decathlon.load")
+        return
+    target, temporary = folder / trained.FOLDER, Path(tempfile.mkdtemp(dir=folder, prefix=f".{trained.FOLDER}."))
+    try:
+        export(temporary)
+        job = yaml.safe_dump({"load": loader, "config": config}, sort_keys=False)
+        files.write_text(temporary / trained.JOB, job)
+        temporary.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _numbers(trainer: Trainer) -> dict[str, float | None]:

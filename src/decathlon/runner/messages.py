@@ -31,6 +31,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     present = re.search(r"Could not append to config. An item is already at '([^']+)'", text)
     if present:
         return f"{present.group(1)} is a key already; write {present.group(1)}=... without the plus sign"
+    chosen = re.search(r"Interpolation key '([^']+)\.([^'.]+)' not found", text)
+    if chosen:
+        choice = _missing_choice(chosen.group(1), chosen.group(2), task, arguments)
+        if choice:
+            return choice
     sweep = re.search(r"Ambiguous value for argument '([^']+)'", text)
     if sweep:
         return f"{sweep.group(1)} has several values: use run -m for a sweep, or quote the value"
@@ -88,6 +93,15 @@ def _missing_option(path: str, task: str) -> str:
         return f"hydra/sweeper={option} is not installed: pip install {SWEEPERS[option]}"
     choices = ", ".join(catalog.names(group))
     return f"{group}={option} is no {group}" + (f"; choose {choices}" if choices else "")
+
+
+def _missing_choice(prefix: str, value: str, task: str, arguments: Sequence[str]) -> str:
+    """``key=value`` where the config looks for ``prefix.value``: with the values that there are."""
+    key = next((name for name, _, given in (text.partition("=") for text in arguments) if given == value), None)
+    choices = [name.removeprefix(f"{prefix}.") for name in known_keys(task, arguments) if name.startswith(f"{prefix}.")]
+    if key is None or not choices:
+        return ""
+    return f"{key}={value} is unknown; choose {', '.join(name for name in choices if '.' not in name)}"
 
 
 def _full_key(key: str, text: str, arguments: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import ast
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scipy.special import stdtrit
@@ -20,12 +20,18 @@ CONFIDENCE = 0.90
 
 @dataclass
 class Verdict:
-    """A claim and what the seeds say of it."""
+    """A claim and what the seeds say of it.
+
+    ``differences``: by seed, how far the side that should be greater is above the other; ``half``: half of the interval
+    of their mean, 0 from one seed.
+    """
 
     says: str
     check: str
     verdict: str
     why: str
+    differences: dict[Any, float] = field(default_factory=dict)
+    half: float = 0.0
 
 
 class MissingCell(Exception):
@@ -61,29 +67,30 @@ def _judge(claim: Mapping[str, Any], experiment: Experiment, results: Results) -
         return Verdict(claim["says"], check, "undecided", str(missing))
     except (ValueError, ZeroDivisionError) as error:
         return Verdict(claim["says"], check, "undecided", f"not defined: {error}")
-    verdict, why = _decide(differences, strict=operator in (ast.Gt, ast.Lt))
+    verdict, why, half = _decide(differences, strict=operator in (ast.Gt, ast.Lt))
     lost = reader.lost(cells)
     if lost:  # what the other seeds say is no verdict: those that are gone may be just the bad ones
         verdict, why = "undecided", f"{lost}; without them: {why}"
-    return Verdict(claim["says"], check, verdict, why)
+    return Verdict(claim["says"], check, verdict, why, dict(zip(seeds, differences)), half)
 
 
-def _decide(differences: list[float], strict: bool) -> tuple[str, str]:
-    """Verdict and statistic for paired differences that should be above zero (not below it, if not strict)."""
+def _decide(differences: list[float], strict: bool) -> tuple[str, str, float]:
+    """Verdict, statistic and half of its interval for paired differences that should be above zero (not below it, if
+    not strict)."""
     n = len(differences)
     if n == 0:
-        return "undecided", "no seed common to its cells"
+        return "undecided", "no seed common to its cells", 0.0
     mean = sum(differences) / n
     if n == 1:
-        return "undecided", f"difference {mean:+.3g} from one seed"
+        return "undecided", f"difference {mean:+.3g} from one seed", 0.0
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
     half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * deviation / math.sqrt(n)
     why = f"difference {mean:+.3g} ± {half:.2g} (90 % interval, {n} paired seeds)"
     if mean - half > 0 or (not strict and mean >= 0):
-        return "holds", why
+        return "holds", why, half
     if mean + half < 0 or (mean == 0 and half == 0):
-        return "fails", why
-    return "undecided", why
+        return "fails", why, half
+    return "undecided", why, half
 
 
 def _named(cell: tuple[str, ...]) -> str:

@@ -61,8 +61,12 @@ def make_table(name: str, overrides: Sequence[str] = (), metrics: Sequence[str] 
     Raises:
         ConfigError: a metric is not one of the table's.
     """
-    experiment = experiments.load(name, overrides)
-    layout = experiment.layout
+    return lay_out(experiments.load(name, overrides), metrics)
+
+
+def lay_out(experiment: Experiment, metrics: Sequence[str] = ()) -> Table:
+    """As :func:`make_table`, of an experiment that is loaded."""
+    layout, name = experiment.layout, experiment.name
     for metric in metrics:
         if metric not in layout.metrics:
             raise ConfigError(f"{metric} is no metric of {name}; choose {', '.join(layout.metrics)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, mean_squared_error, r2_score, roc_auc_score
 from torch import nn
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
@@ -15,7 +15,7 @@ from decathlon.errors import ConfigError
 from decathlon.pruning import EpochSampler, split_batches
 from decathlon.tasks.molpeg import MolPeg
 from decathlon.tasks.molpeg.losses import label_losses, sample_losses
-from decathlon.tasks.molpeg.metrics import classification_metrics, regression_metrics
+from decathlon.tasks.molpeg.metrics import classification_metrics, over_tasks, regression_metrics
 from decathlon.tasks.molpeg.module import FineTune
 from tests.tasks.molpeg.toy import MODEL, MOLPEG, Bits, make
 
@@ -48,7 +48,7 @@ def test_metrics_equal_scikit_learn_and_a_brute_force_count() -> None:
     labels[torch.rand(400, 6, generator=draw) < 0.5] = torch.nan
     labels[:, 4] = torch.where(torch.isnan(labels[:, 4]), torch.nan, 0.0)  # one class only: skipped
     labels[:, 5] = torch.nan  # nothing known: skipped
-    found = classification_metrics(logits, labels)
+    found = {name: over_tasks(values) for name, values in classification_metrics(logits, labels).items()}
     auc, precision, pairs = [], [], []
     for t in range(4):
         known = ~torch.isnan(labels[:, t])
@@ -62,9 +62,24 @@ def test_metrics_equal_scikit_learn_and_a_brute_force_count() -> None:
         assert other.item() == pytest.approx(precision[-1], abs=1e-6)
     assert abs(found["roc_auc"] - np.mean(auc)) < 1e-9 and abs(found["roc_auc"] - np.mean(pairs)) < 1e-9
     assert abs(found["average_precision"] - np.mean(precision)) < 1e-9
-    assert np.isnan(classification_metrics(logits[:, 4:], labels[:, 4:])["roc_auc"])
+    assert np.isnan(over_tasks(classification_metrics(logits[:, 4:], labels[:, 4:])["roc_auc"]))
     values = torch.tensor([[1.0, 5.0], [2.0, torch.nan]])
-    assert regression_metrics(torch.zeros(2, 2), values)["mae"] == pytest.approx((1.5 + 5) / 2)
+    errors = regression_metrics(torch.zeros(2, 2), values)
+    assert errors["mae"] == [1.5, 5.0] and over_tasks(errors["mae"]) == pytest.approx((1.5 + 5) / 2)
+    assert errors["rmse"] == pytest.approx([2.5**0.5, 5.0]) and np.isnan(errors["r2"][1])
+
+
+def test_regression_metrics_equal_scikit_learn() -> None:
+    draw = torch.Generator().manual_seed(1)
+    truth = torch.randn(200, 2, generator=draw)
+    said = truth + 0.3 * torch.randn(200, 2, generator=draw)
+    truth[:60, 1] = torch.nan
+    found = regression_metrics(said, truth)
+    for task in range(2):
+        known = ~truth[:, task].isnan()
+        y, z = truth[known, task].double().numpy(), said[known, task].double().numpy()
+        assert found["r2"][task] == pytest.approx(r2_score(y, z))
+        assert found["rmse"][task] == pytest.approx(mean_squared_error(y, z) ** 0.5)
 
 
 def test_pruning_nothing_is_plain_fine_tuning(tmp_path: Path) -> None:

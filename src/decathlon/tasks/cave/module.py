@@ -137,6 +137,9 @@ class CaveModule(L.LightningModule):
 
             animate_scene(self.folder / "scene.gif", recording, self.settings)
 
+    def export(self, folder: Path) -> None:
+        """Nothing is trained: ``decathlon.tasks.cave.trained`` makes the planner of the config alone."""
+
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all rows, those of other processes and earlier attempts among them."""
         self.trainer.strategy.barrier()

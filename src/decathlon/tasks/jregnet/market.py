@@ -27,7 +27,7 @@ class Market:
         seed: of a random graph.
         distribution, click_rates: as in the config; ignored (distribution) for a log.
         bundles: a number turns the graph into that many random pairs.
-        root: data folder in which a log's files are looked up.
+        root: data folder in which a log's files are looked up. log: taken in place of the files.
 
     Attributes:
         per_sample: number of random bundles of each profile, or None when the graph is fixed.
@@ -42,11 +42,12 @@ class Market:
         distribution: str | Mapping[str, Any] = "uniform",
         bundles: int | None = None,
         root: str | Path = ".",
+        log: AuctionLog | None = None,
     ) -> None:
         self.log: AuctionLog | None = None
         self.per_sample: int | None = None
         if "values" in setting:
-            self._from_log(setting, click_rates, root)
+            self._from_log(setting, click_rates, log or self._read_log(setting, root))
             return
         stores, brands = int(setting["stores"]), int(setting["brands"])
         graph = setting["graph"]
@@ -59,10 +60,13 @@ class Market:
         self.auction = JointAuction(stores, brands, edges, click_rates)
         self.prior = make_prior(distribution, stores, brands)
 
-    def _from_log(self, setting: Mapping[str, Any], click_rates: Sequence[float], root: str | Path) -> None:
+    @staticmethod
+    def _read_log(setting: Mapping[str, Any], root: str | Path) -> AuctionLog:
         if not setting["values"] or not setting["edges"]:
             raise ConfigError("dataset=csv needs dataset.values=<file> and dataset.edges=<file>")
-        log = read_log(setting["values"], setting["edges"], root)
+        return read_log(setting["values"], setting["edges"], root)
+
+    def _from_log(self, setting: Mapping[str, Any], click_rates: Sequence[float], log: AuctionLog) -> None:
         self.log = log
         self.auction = JointAuction(len(log.stores), len(log.brands), log.bundles, click_rates)
         ends = _ends(len(log.values), setting["split"])

@@ -4,12 +4,14 @@ import logging
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from decathlon import trained
 from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.tasks.jregnet.auction import JointAuction
@@ -226,6 +228,15 @@ class JointAuctionModule(LightningModule):
                 from decathlon.tasks.jregnet.figures import draw_job
 
                 draw_job(folder, self.market, self.method, self.curve)
+
+    def export(self, folder: Path) -> None:
+        """Keep the weights, and a log's values; see ``decathlon.tasks.jregnet.loading``."""
+        log = self.market.log
+        kept = None if log is None else {
+            "stores": list(log.stores), "brands": list(log.brands), "bundles": [list(pair) for pair in log.bundles],
+            "values": log.values, "seen": log.seen,
+        }  # fmt: skip
+        trained.save(folder, {"weights": dict(self.state_dict()), "log": kept})
 
     def _warn(self, what: str, means: Mapping[str, float]) -> None:
         """Say that the training found nothing better than (almost) not to sell."""

@@ -1,6 +1,7 @@
 """Edit, evaluate, undo: one case after the other, as the ``test_step`` of a LightningModule."""
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +13,15 @@ import torch
 
 from decathlon.errors import ConfigError
 from decathlon.rows import append, mend, read_rows, rows_path
+from decathlon.storage import digest
 from decathlon.tasks.kele.cases import Case
 from decathlon.tasks.kele.data.datamodule import demonstrations
 from decathlon.tasks.kele.editors.configured import answers_itself, check_method, make_editor
 from decathlon.tasks.kele.evaluation.metrics import aggregate, quartiles
 from decathlon.tasks.kele.evaluation.protocol import Protocol, checked_bos, evaluate
 from decathlon.tasks.kele.models import ModelSpec
+from decathlon.tasks.kele.trained import MODEL, UPDATES
+from decathlon.tasks.kele.update import Update
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +150,26 @@ class EditEvaluation(L.LightningModule):
             with torch.inference_mode(False), self.editor.applied(update):
                 applied = time.perf_counter() - start
                 row = evaluate(self.language_model, self.tokenizer, case, self.protocol)
+            if self.keeps:
+                kept = Update(update.deltas, [{"case": case.id}], update.seconds)
+                kept.save(self.folder / UPDATES / f"{digest(case.id)}.pt")
             row |= {"seconds": update.seconds + applied, "bytes": update.nbytes, "notes": update.notes}
             append(self._rows_path, [row])
             self.done.add(case.id)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the updates are kept: of a user's own edits, and of the small world, whose weights are few."""
+        dataset = getattr(self.trainer.datamodule, "dataset", {})  # type: ignore[attr-defined]
+        return dataset.get("source") in ("own", "world") and not answers_itself(self.method)
+
+    def export(self, folder: Path) -> None:
+        """Keep the updates, and the world's model; see ``decathlon.tasks.kele.trained``."""
+        if (self.folder / UPDATES).is_dir():
+            shutil.copytree(self.folder / UPDATES, folder / UPDATES)
+        if self.spec.is_world:
+            self.language_model.save_pretrained(folder / MODEL)
+            self.tokenizer.save_pretrained(folder / MODEL)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all rows, those of other processes and earlier attempts among them."""

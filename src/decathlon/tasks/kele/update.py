@@ -1,15 +1,18 @@
 """A change of weights: kept as factors or as a difference, written, and taken back bit for bit."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from decathlon.files import atomic
 from decathlon.language.decoder import is_transposed
+from decathlon.storage import load_state
 
 
 @dataclass
@@ -63,6 +66,41 @@ class Update:
     def nbytes(self) -> int:
         """Bytes that the change takes up."""
         return sum(delta.nbytes for delta in self.deltas.values())
+
+    def write(self, model: torch.nn.Module) -> None:
+        """Change the model's weights for good. Updates may be written one upon the other."""
+        with torch.no_grad():
+            for name, delta in self.deltas.items():
+                module: Any = model.get_submodule(name)
+                module.weight.copy_(changed(module.weight, delta, is_transposed(module)))
+
+    def applied(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """The model with the update in it while the context is open."""
+        return written(model, self.deltas)
+
+    def save(self, path: str | Path) -> None:
+        """Write the update to a file, which :meth:`load` reads without executing anything."""
+        deltas = {
+            name: {"value": delta.value} if isinstance(delta, Dense) else {"left": delta.left, "right": delta.right}
+            for name, delta in self.deltas.items()
+        }
+        deltas = {name: {key: value.detach().cpu() for key, value in parts.items()} for name, parts in deltas.items()}
+        with atomic(path) as temporary:
+            torch.save({"deltas": deltas, "notes": self.notes, "seconds": self.seconds}, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Update":
+        """What :meth:`save` has written.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        state = load_state(path)
+        deltas = {
+            name: Dense(parts["value"]) if "value" in parts else LowRank(parts["left"], parts["right"])
+            for name, parts in state["deltas"].items()
+        }
+        return cls(deltas, state["notes"], state["seconds"])
 
     def add(self, name: str, delta: LowRank) -> None:
         """Add a low-rank change of module ``name`` to what is there."""

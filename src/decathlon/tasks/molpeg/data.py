@@ -169,6 +169,9 @@ class MoleculeData(pl.LightningDataModule):
             log.warning("%s (max_molecules=%d); its metrics are undefined", fault, self.max_molecules)
 
     def _split(self, whole: MoleculeDataset) -> Split:
+        if whole.table.parts:  # the file's own
+            named = whole.table.parts
+            return Split(*(torch.tensor([i for i, p in enumerate(named) if p == name]) for name in Split._fields))
         if self.split == "scaffold":
             state = cached_features(self.root, "scaffolds", whole.table.smiles, self.processes)
             return scaffold_split(state["scaffolds"])

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from decathlon import trained
 from decathlon.errors import ConfigError
 from decathlon.molecules.encoders import model_options
 from decathlon.pruning.evidence import Evidence
@@ -16,7 +18,7 @@ from decathlon.pruning.method import check_method, make_pruner
 from decathlon.pruning.reference import Reference
 from decathlon.randomness import seeded
 from decathlon.tasks.molpeg.losses import label_losses, sample_losses
-from decathlon.tasks.molpeg.metrics import HIGHER, Collected
+from decathlon.tasks.molpeg.metrics import HIGHER, REGRESSION, Collected
 from decathlon.tasks.molpeg.molpeg import MolPeg
 from decathlon.tasks.molpeg.predictor import Predictor
 from decathlon.tasks.molpeg.scoring import Scoring
@@ -39,7 +41,7 @@ class FineTune(pl.LightningModule):
         method: ``class`` and options of the pruner.
         model: name of the encoder, or a mapping of ``name`` and options.
         prune: share of samples that an epoch leaves out; checked here, used by the callback.
-        metric: ``roc_auc``, ``average_precision`` or ``mae``.
+        metric: ``roc_auc``, ``average_precision``, ``mae`` or ``rmse``.
         lr: step size of Adam. weight_decay: of Adam. schedule: ``none``, or ``cosine`` from lr to 0 over all epochs.
         dropout: of the encoder; the model's own if None.
         seed: of the fresh weights and of the dropout masks.
@@ -95,7 +97,7 @@ class FineTune(pl.LightningModule):
         """Build encoder, head and reference for the data that the trainer holds."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.regression = data.task_type == "regression"
-        if self.regression != (self.metric == "mae"):
+        if self.regression != (self.metric in REGRESSION):
             raise ValueError(f"metric={self.metric} does not fit a {data.task_type}")
         if self.regression and str(self.trainer.precision) in ("bf16-true", "16-true"):
             raise ConfigError(f"precision={self.trainer.precision} rounds the labels of a regression; use bf16-mixed")
@@ -279,7 +281,19 @@ class FineTune(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self.log_dict({f"test/{name}": value for name, value in self._outputs.measure(self.target).items()})
+        tasks = getattr(self.trainer.datamodule, "tasks", ())  # type: ignore[attr-defined]
+        self.log_dict({f"test/{name}": value for name, value in self._outputs.measure(self.target, tasks).items()})
+
+    def export(self, folder: Path) -> None:
+        """Keep encoder and head with what predictions need; see ``decathlon.tasks.molpeg.trained``."""
+        assert self.online is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        mean, std = self.target or (None, None)
+        state = {
+            "model": self.model, "spec": data.encoder_spec(), "tasks": list(data.tasks), "unit": data.unit,
+            "mean": mean, "std": std, "weights": dict(self.online.state_dict()),
+        }  # fmt: skip
+        trained.save(folder, state)
 
     # Checkpoints
 

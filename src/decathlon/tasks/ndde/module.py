@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from decathlon import files
+from decathlon import files, trained
 from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.tasks.ndde.data import DelayData, make_inverse, make_problem
 from decathlon.tasks.ndde.solution import relative_error
 from decathlon.tasks.ndde.solvers.base import Solver
+from decathlon.tasks.ndde.trained import curve
 from decathlon.tasks.ndde.verdict import Fit
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class DelaySolver(LightningModule):
         self.solver.accept(make_inverse(make_problem(dataset), dataset))
         self.anchor = torch.nn.Parameter(torch.zeros(()))  # Lightning counts optimizer steps
         self.done, self.seconds, self.fault = 0, 0.0, ""
+        self._fit: Fit | None = None
+        self._verdict = ""
 
     @staticmethod
     def _solver(method: Mapping[str, Any]) -> Solver:
@@ -115,6 +118,7 @@ class DelaySolver(LightningModule):
             metrics, verdict = self._curve(self.solver.solution().rows(self.data.times)), "ok"
             metrics["failed"] = float(not math.isfinite(metrics["rel_l2"]))
         metrics["seconds"] = self.seconds
+        self._fit, self._verdict = fit, verdict
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, batch_size=1)
         if not self.trainer.is_global_zero:
             return
@@ -180,6 +184,19 @@ class DelaySolver(LightningModule):
     def folder(self) -> Path:
         """The job's folder."""
         return Path(self.trainer.default_root_dir)
+
+    def export(self, folder: Path) -> None:
+        """Keep estimates and curve; see ``decathlon.tasks.ndde.trained``."""
+        solution = None
+        if not self.fault:
+            solution = self.solver.solution() if self._fit is None else self._fit.solution
+        state = {
+            "verdict": self._verdict, "names": list(self.data.problem.names),
+            "estimates": {} if self._fit is None else dict(self._fit.estimates),
+            "standard_errors": {} if self._fit is None else dict(self._fit.standard_errors),
+            **curve(solution, self.data.problem.span),
+        }  # fmt: skip
+        trained.save(folder, state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ndde"] = {

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from decathlon import trained
 from decathlon.build import check_options
 from decathlon.errors import ConfigError
 from decathlon.tasks.pinn.data import make_problem
@@ -178,6 +179,11 @@ class PINN(ConflictFreeMixin, LightningModule):
     def _means(self) -> dict[str, float]:
         """Mean of what ``conflict_step`` returned since the last evaluation."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+    def export(self, folder: Path) -> None:
+        """Keep the network and the equation's coefficients; see ``decathlon.tasks.pinn.trained``."""
+        state = {"network": dict(self.network.state_dict()), "problem": dict(self.problem.state_dict())}
+        trained.save(folder, state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -16,14 +16,14 @@ from decathlon.files import cached
 from decathlon.language import Bos
 from decathlon.storage import digest
 from decathlon.tasks.kele.cases import Case, Loaded
-from decathlon.tasks.kele.data import counterfact, mquake
+from decathlon.tasks.kele.data import counterfact, mquake, own
 from decathlon.tasks.kele.data import known as data_known
 from decathlon.tasks.kele.evaluation.protocol import Protocol, checked_bos
 from decathlon.tasks.kele.models import ModelSpec
 from decathlon.tasks.kele.world.cases import world_cases
 
 log = logging.getLogger(__name__)
-SOURCES = ("world", "mquake", "counterfact")
+SOURCES = ("world", "mquake", "counterfact", "own")
 
 
 class CaseList(Dataset[Case]):
@@ -44,9 +44,9 @@ class EditCases(L.LightningDataModule):
 
     Args:
         root: the data folder.
-        dataset: ``source`` (world, mquake or counterfact) and what belongs to it: ``people`` of the world, ``version``
-            and ``hops`` of MQuAKE, and the filter ``known`` (a rule of ``data_known``, or null) with ``scan``, the
-            number of records that are tried.
+        dataset: ``source`` (world, mquake, counterfact or own) and what belongs to it: ``people`` of the world,
+            ``version`` and ``hops`` of MQuAKE, the ``file`` of your own edits, and the filter ``known`` (a rule of
+            ``data_known``, or null) with ``scan``, the number of records that are tried.
         model, dtype, training: the world's model, or the one whose knowledge the filter asks, as in ``ModelSpec``.
         cases: how many cases to take; null: all.
         batch_size: cases whose edits are prepared together.
@@ -77,7 +77,10 @@ class EditCases(L.LightningDataModule):
         source = self.dataset.get("source")
         if source not in SOURCES:
             raise ConfigError(f"dataset.source={source} is none of {', '.join(SOURCES)}")
-        if (source == "world") != (model == "world"):
+        if source == "own":
+            if not self.dataset.get("file"):
+                raise ConfigError("dataset=edits reads edits of yours: file=<path of a JSON file>")
+        elif (source == "world") != (model == "world"):
             raise ConfigError(f"model={model} does not go with dataset={dataset['name']}: the world has its own model")
         if cases is not None and cases < 1:
             raise ConfigError(f"cases={cases}: at least one case, or null for all")
@@ -93,14 +96,18 @@ class EditCases(L.LightningDataModule):
         self.spec = ModelSpec(model, seed, training or {}, dtype)
         self.count, self.batch_size = cases, batch_size
         self.cases: list[Case] = []
-        if self.spec.is_world:
+        if source == "world":
             self._world_cases()  # a wrong number of cases shows before a model is trained
+        elif source == "own":
+            own_cases = self._load().cases  # and so does a wrong record
+            if self.rule is not None and not all(edit.old for case in own_cases for edit in case.edits):
+                raise ConfigError(f"dataset.known={self.rule} asks for the old object, which not every edit has")
 
     def prepare_data(self) -> None:
         """Train the world's model, fetch the files, find the known cases: each once, cached in the data folder."""
         if self.spec.is_world:
             self.spec.prepare(self.root)
-        else:
+        if self.dataset["source"] != "world":
             loaded = self._load()
             for reason, count in loaded.refused.items():
                 log.warning("%s: %d records left out: %s", self.dataset["name"], count, reason)
@@ -109,7 +116,7 @@ class EditCases(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the cases."""
-        if self.spec.is_world:
+        if self.dataset["source"] == "world":
             self.cases = self._world_cases()
             return
         cases = self._load().cases
@@ -132,6 +139,8 @@ class EditCases(L.LightningDataModule):
         return world_cases(self.spec.world_training().world(), self.count, self.dataset.get("people", "composed"))
 
     def _load(self) -> Loaded:
+        if self.dataset["source"] == "own":
+            return own.load(self.root, str(self.dataset["file"]))
         if self.dataset["source"] == "counterfact":
             return counterfact.load(self.root)
         loaded = mquake.load(self.root, self.dataset.get("version", "cf-3k"))

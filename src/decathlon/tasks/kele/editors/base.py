@@ -184,6 +184,10 @@ class BaseEditor:
         with written(self.model, update.deltas):
             yield
 
+    def write(self, update: Update) -> None:
+        """Write an update into the model for good; more may follow. ``model.save_pretrained`` then keeps the edit."""
+        update.write(self.model)
+
     @contextmanager
     def apply(self, edits: Sequence[Edit]) -> Iterator[None]:
         """The model with these edits in it; afterwards every weight is what it was, bit for bit, whatever happened.

@@ -26,7 +26,7 @@ def evaluate_answers(case: Case, answers: Callable[[Sequence[str]], Sequence[tup
     for entry, question, reply in zip(edits, case.edit_questions, replies[:count]):
         entry |= {"question": question.text, **reply}
     questions = [
-        {"text": question.text, "new": question.new[0], "old": question.old[0], **reply}
+        {"text": question.text, "new": question.new[0], "old": question.old[0] if question.old else "", **reply}
         for question, reply in zip(case.questions, replies[count:])
     ]
     row: dict[str, Any] = {"id": case.id, "hops": case.hops, "edits": edits, "questions": questions}

@@ -33,14 +33,15 @@ def begins_with(generated: str, answers: Iterable[str]) -> bool:
 
 
 def judged(said: str, new: Iterable[str], old: Iterable[str]) -> dict[str, Any]:
-    """A generated answer with the comparisons that count: ``new`` and ``old`` are the accepted answers."""
-    new = list(new)
-    return {
-        "said": said,
-        "said_new": matches(said, new),
-        "said_old": matches(said, old),
-        "prefix_new": begins_with(said, new),
-    }
+    """A generated answer with the comparisons that count: ``new`` and ``old`` are the accepted answers.
+
+    Without an old answer nothing is said of one.
+    """
+    new, old = list(new), list(old)
+    entry: dict[str, Any] = {"said": said, "said_new": matches(said, new)}
+    if old:
+        entry["said_old"] = matches(said, old)
+    return {**entry, "prefix_new": begins_with(said, new)}
 
 
 def recalled(edit: Mapping[str, Any]) -> bool | None:
@@ -127,12 +128,15 @@ def case_metrics(row: Row) -> dict[str, float]:
         ("neighbours", "ns", "nm", "ns_acc", -1),
     ):
         probes = [probe for probe in row.get(group) or [] if "logp_new" in probe]
+        both = [probe for probe in probes if "logp_old" in probe]
         if probes and failed:
-            out |= {success: 0.0, accuracy: 0.0}
+            out |= {success: 0.0, accuracy: 0.0} if both else {accuracy: 0.0}
+        elif probes and not both:
+            out[accuracy] = fmean(probe["greedy_new"] for probe in probes)  # an old answer is not known
         elif probes:
-            gains = [sign * (math.exp(probe["logp_new"]) - math.exp(probe["logp_old"])) for probe in probes]
+            gains = [sign * (math.exp(probe["logp_new"]) - math.exp(probe["logp_old"])) for probe in both]
             # Log-probabilities decide: two tiny probabilities may be equal as floats.
-            wins = [sign * (probe["logp_new"] - probe["logp_old"]) > 0 for probe in probes]
+            wins = [sign * (probe["logp_new"] - probe["logp_old"]) > 0 for probe in both]
             out |= {success: fmean(wins), magnitude: fmean(gains)}
             out[accuracy] = fmean(probe["greedy_new" if sign > 0 else "greedy_old"] for probe in probes)
     edits = row["edits"]

@@ -132,32 +132,27 @@ def evaluate(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> dict
     if "prob" in protocol.modes:
         for question in case.questions:
             text = question.text if protocol.prompting == "none" else PROB_PROMPT.format(question.text)
-            asked.append((pairs.add(text, question.new[0]), pairs.add(text, question.old[0])))
+            old = pairs.add(text, question.old[0]) if question.old else None
+            asked.append((pairs.add(text, question.new[0]), old))
     pairs.run(model, tokenizer, protocol.bos)
 
     row: dict[str, Any] = {"id": case.id, "hops": case.hops}
     for name, probes in groups.items():
-        row[name] = [
-            {
-                "prompt": probe.prompt,
-                "old": probe.old,
-                "new": probe.new,
-                "logp_old": pairs.logp(old),
-                "logp_new": pairs.logp(new),
-                "greedy_old": pairs.greedy(old),
-                "greedy_new": pairs.greedy(new),
-            }
-            for probe, (old, new) in zip(probes, probed[name])
-        ]
-    for entry, residue in zip(row["edits"], residual(model, tokenizer, case.edits, protocol.bos)):
-        entry |= residue
+        row[name] = [_scored(pairs, probe, *where) for probe, where in zip(probes, probed[name])]
+    known = [edit for edit in case.edits if edit.old]
+    if known:
+        entries = [entry for entry, edit in zip(row["edits"], case.edits) if edit.old]
+        for entry, residue in zip(entries, residual(model, tokenizer, known, protocol.bos)):
+            entry |= residue
     row["same_subject"] = [
         {"prompt": fact.prompt, "answer": fact.answer, "greedy": pairs.greedy(index)} for fact, index in facts
     ]
     row["questions"] = _questions(model, tokenizer, case, protocol)
     for entry, (new, old) in zip(row["questions"], asked):
-        entry |= {"logp_new": pairs.logp(new), "logp_old": pairs.logp(old)}
-        entry["likelier_new"] = entry["logp_new"] > entry["logp_old"]
+        entry["logp_new"] = pairs.logp(new)
+        if old is not None:
+            entry["logp_old"] = pairs.logp(old)
+            entry["likelier_new"] = entry["logp_new"] > entry["logp_old"]
     if protocol.fluency_tokens:
         subjects = [edit.subject for edit in case.edits]
         texts = generate(model, tokenizer, subjects, protocol.fluency_tokens, bos=protocol.bos)
@@ -166,13 +161,27 @@ def evaluate(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> dict
     return row
 
 
-def _ask(pairs: _Pairs, probe: Probe) -> tuple[int, int]:
-    return pairs.add(probe.prompt, probe.old), pairs.add(probe.prompt, probe.new)
+def _ask(pairs: _Pairs, probe: Probe) -> tuple[int | None, int]:
+    """Where the scores of the old answer, if there is one, and of the new one will be."""
+    old = pairs.add(probe.prompt, probe.old) if probe.old else None
+    return old, pairs.add(probe.prompt, probe.new)
+
+
+def _scored(pairs: _Pairs, probe: Probe, old: int | None, new: int) -> dict[str, Any]:
+    """A probe with what the model makes of it; without an old answer nothing is said of one."""
+    entry: dict[str, Any] = {"prompt": probe.prompt, "old": probe.old, "new": probe.new}
+    if old is not None:
+        entry |= {"logp_old": pairs.logp(old)}
+    entry |= {"logp_new": pairs.logp(new)}
+    if old is not None:
+        entry |= {"greedy_old": pairs.greedy(old)}
+    return entry | {"greedy_new": pairs.greedy(new)}
 
 
 def _questions(model: Any, tokenizer: Any, case: Case, protocol: Protocol) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
-        {"text": question.text, "new": question.new[0], "old": question.old[0]} for question in case.questions
+        {"text": question.text, "new": question.new[0], "old": question.old[0] if question.old else ""}
+        for question in case.questions
     ]
     if not entries:
         return entries

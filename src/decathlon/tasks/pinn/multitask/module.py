@@ -2,6 +2,7 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from decathlon import trained
 from decathlon.tasks.pinn.errors import NotFiniteError
 from decathlon.tasks.pinn.mixin import ConflictFreeMixin
 from decathlon.tasks.pinn.multitask.labels import celeba_attributes, digit_attributes
@@ -146,6 +148,10 @@ class MultiTask(ConflictFreeMixin, LightningModule):
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts.double(), reduce_op="sum")
         return f1_from_counts(counts)
+
+    def export(self, folder: Path) -> None:
+        """Keep trunk and heads; see ``decathlon.tasks.pinn.trained``."""
+        trained.save(folder, {"trunk": dict(self.trunk.state_dict()), "heads": dict(self.heads.state_dict())})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

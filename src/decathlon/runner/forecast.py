@@ -1,0 +1,203 @@
+"""How far a sweep is and what is left of it: the jobs, their states, and time and disk from jobs like them."""
+
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# First: it loads Hydra's plugins in the order that makes its sweeper importable.
+from decathlon.runner import records
+from decathlon.runner.compose import Composer
+from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.planning import Planner, parse
+from decathlon.runner.records import Found
+
+_SAMPLES = 3
+
+
+@dataclass
+class Step:
+    """A job of a sweep.
+
+    Attributes:
+        state: as :class:`decathlon.runner.records.Found` has it, or ``missing``.
+        seconds: how long it took or, if it is not finished, may take; None where nothing like it has ever finished.
+        like: what the estimate's jobs share with it.
+        gpu: devices that it takes, or may take; 0 on a CPU.
+    """
+
+    job: Job
+    found: Found | None
+    state: str
+    seconds: float | None = None
+    like: str = ""
+    gpu: int = 0
+    disk: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.state in ("finished", "diverged")
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is finished, by the estimate."""
+        if self.is_done:
+            return 0.0
+        if self.seconds is None or self.state != "running" or self.found is None:
+            return self.seconds
+        return max(0.0, self.seconds - (time.time() - self.found.changed))
+
+
+@dataclass
+class Forecast:
+    """A sweep: its jobs, each once, in order."""
+
+    steps: list[Step]
+    results_dir: Path
+
+    def count(self, *states: str) -> int:
+        return sum(step.state in states for step in self.steps)
+
+    @property
+    def todo(self) -> list[Step]:
+        return [step for step in self.steps if not step.is_done]
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the jobs with an estimate, one after another."""
+        return sum(step.left or 0.0 for step in self.todo)
+
+    @property
+    def unknown(self) -> int:
+        """How many jobs are left of which nothing like them has ever finished."""
+        return sum(step.left is None for step in self.todo)
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum((step.left or 0.0) * step.gpu for step in self.todo) / 3600
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the jobs left may take."""
+        return sum(step.disk for step in self.todo)
+
+    def free_disk(self) -> int | None:
+        """Free bytes where the results go."""
+        folder = self.results_dir
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            return None
+
+
+def jobs_of(overrides: Sequence[str]) -> list[Job]:
+    """The jobs that ``run -m`` would make of these overrides, each once and in order; none is run.
+
+    Raises:
+        UserError, HydraException: as ``run`` does.
+    """
+    overrides = [text for text in overrides if not text.lstrip("+~").startswith(("hydra/", "hydra."))]
+    parsed = [parse(text) for text in overrides]
+    chosen = [o for o in parsed if o.key_or_group == "experiment" and not o.is_sweep_override()]
+    if chosen:
+        params = Composer()([f"experiment={chosen[-1].value()}"], with_hydra=True).hydra.sweeper.params or {}
+        parsed = [*(parse(f"{key}={value}") for key, value in params.items()), *parsed]
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    planner = Planner()
+    jobs = [planner.job(some) for some in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+    return list({job.identity: job for job in jobs}.values())
+
+
+def foresee(jobs: Sequence[Job]) -> Forecast:
+    """The states of jobs, and how long those that are left may take by the finished ones of their results folder."""
+    jobs = list({job.identity: job for job in jobs}.values())
+    root = Path(jobs[0].config["results_dir"]) if jobs else Path("results")
+    steps = []
+    for job in jobs:
+        found = records.read(job.folder)
+        state = "missing" if found is None else found.state
+        if job.config["force"] and state in ("finished", "diverged"):
+            state = "missing"  # it would be run anew
+        steps.append(Step(job, found, state, found.seconds if found else None))
+    if any(not step.is_done for step in steps):
+        history = _History(root, {job.task for job in jobs})
+        for step in steps:
+            if not step.is_done:
+                history.estimate(step)
+    return Forecast(steps, root)
+
+
+class _History:
+    """Finished jobs by what they have in common, the nearest kin first."""
+
+    def __init__(self, root: Path, tasks: set[str]) -> None:
+        self._kinds: dict[tuple[Any, ...], list[Found]] = {}
+        self._sizes: dict[Path, int] = {}
+        for task in tasks if root.is_dir() else ():
+            for found in records.scan(root, task).jobs:
+                # A resumed job's time is that of its last attempt only.
+                if found.seconds is not None and found.content.get("resumed_from_step") is None:
+                    for _, key in _kinships(found.task, found.dataset, found.method, found.config):
+                        self._kinds.setdefault(key, []).append(found)
+
+    def estimate(self, step: Step) -> None:
+        job = step.job
+        step.seconds, step.gpu, step.disk = None, 0, 0
+        for like, key in _kinships(job.task, job.dataset, job.method, job.config):
+            kin = self._kinds.get(key, [])
+            if job.config["trainer"].get("accelerator") == "cpu":
+                kin = [found for found in kin if not found.on_gpu]
+            elif job.config["trainer"].get("accelerator") == "gpu":
+                kin = [found for found in kin if found.on_gpu]
+            if kin:
+                step.seconds = statistics.median(found.seconds or 0.0 for found in kin)
+                step.like = like
+                on_gpu = [found for found in kin if found.on_gpu]
+                if len(on_gpu) * 2 > len(kin):
+                    devices = on_gpu[0].content.get("devices")
+                    step.gpu = devices if isinstance(devices, int) else 1
+                step.disk = round(statistics.median(self._size(found.folder) for found in kin[-_SAMPLES:]))
+                return
+
+    def _size(self, folder: Path) -> int:
+        if folder not in self._sizes:
+            self._sizes[folder] = size_of(folder)
+        return self._sizes[folder]
+
+
+def _kinships(task: str, dataset: str, method: str, config: dict[str, Any]) -> list[tuple[str, tuple[Any, ...]]]:
+    """Keys of what a job has in common with others, from all but the seed down to the task."""
+    debug = bool(config.get("debug"))
+    knobs = {
+        key: value for key, value in config.items()
+        if key not in NOT_IDENTITY and key != "seed" and not isinstance(value, dict)
+    }  # fmt: skip
+    model = json.dumps(config.get("model"), sort_keys=True, default=str)
+    options = json.dumps([knobs, config.get("method"), config.get("loop")], sort_keys=True, default=str)
+    return [
+        ("all but the seed", (debug, task, dataset, method, options)),
+        ("dataset, method and model", (debug, task, dataset, method, "model", model)),
+        ("dataset and method", (debug, task, dataset, method)),
+        ("dataset", (debug, task, dataset)),
+        ("task", (debug, task)),
+    ]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue
+    return total
