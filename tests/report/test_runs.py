@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from decathlon import files
+from decathlon import locks
 from decathlon.runner import forecast, knobs, records
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
@@ -53,7 +53,7 @@ def test_states(root: Path, decathlon_here: Door) -> None:
         job.record_path.unlink()
         job.write_config()
     jobs[2].fail(RuntimeError("a [red]bad[/red] day"), "Traceback\n  line\nRuntimeError: a bad day")
-    with files.locked(jobs[3].folder / "lock"):
+    with locks.locked(jobs[3].folder / "lock"):
         states = {row["seed"]: row["state"] for row in listed(decathlon_here("runs", "--format", "json").stdout)}
         assert states == {"0": "finished", "1": "diverged", "2": "failed", "3": "running", "4": "interrupted"}
         only = listed(decathlon_here("runs", "--where", "status=failed", "--format", "json").stdout)
@@ -181,7 +181,7 @@ def test_clean_removes_what_it_said_and_only_with_yes(root: Path, decathlon_here
     assert said.status == 0 and "nothing is removed without --yes" in said.stdout
     assert decathlon_here("clean", "--failed", "--debug", "--strays", "--checkpoints").status == 0
     assert sorted(root.rglob("*")) == before
-    with files.locked(gone.folder / "lock"):
+    with locks.locked(gone.folder / "lock"):
         assert decathlon_here("clean", "--failed", "--yes").status == 0
     assert gone.folder.exists()  # a process had it
     said = decathlon_here("clean", "--failed", "--debug", "--strays", "--checkpoints", "--yes")

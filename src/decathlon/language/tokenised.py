@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from decathlon import files
+from decathlon import files, locks
 from decathlon.errors import DataError
 from decathlon.language.bpe import train_bpe
 from decathlon.language.byte_tokens import BYTES, byte_ids
@@ -65,7 +65,7 @@ def tokenised(
     paths = {split: base.with_name(f"{base.name}-{split}.tok") for split in SPLITS}
     about, trained = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}-bpe")
     if not about.exists():
-        with files.locked(base.with_name(f"{base.name}.lock")):
+        with locks.locked(base.with_name(f"{base.name}.lock")):
             if not about.exists():
                 _make(corpus, root, tokens, int(vocabulary), longest, paths, about, trained)
     said = json.loads(about.read_text())

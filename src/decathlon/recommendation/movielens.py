@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import DataError
-from decathlon.files import atomic, find, locked
+from decathlon.files import atomic, find
+from decathlon.locks import locked
 from decathlon.recommendation.interactions import Interactions
 
 _REQUIREMENT = "recbole==1.2.1"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from decathlon import files
+from decathlon import locks
 from decathlon.errors import DataError
 from decathlon.runner import records
 from decathlon.runner.forecast import size_of
@@ -63,7 +63,7 @@ def strays(results: Results) -> Iterable[Removal]:
             if path.is_file() and not path.is_symlink() and _LEFT_BEHIND.fullmatch(path.name):
                 yield Removal(path, "left behind by a killed run", path.stat().st_size, folder / "lock")
     for notes in sorted(results.root.glob(".sweeps/*/.sweep-*/")):
-        if not files.is_locked(notes / "lock"):
+        if not locks.is_locked(notes / "lock"):
             yield Removal(notes, "notes of a sweep that was killed", size_of(notes), notes / "lock")
 
 
@@ -87,7 +87,7 @@ def remove(removals: Iterable[Removal], root: Path) -> tuple[int, list[str]]:
         if not removal.path.exists():
             continue  # inside another that is gone
         try:
-            with files.locked(removal.lock, wait=False):
+            with locks.locked(removal.lock, wait=False):
                 if removal.path.is_dir():
                     shutil.rmtree(removal.path)
                 else:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from decathlon import files
-from decathlon.errors import ConfigError, DataError
+from decathlon import locks
+from decathlon.errors import ConfigError
 
 STATES = ("finished", "diverged", "running", "failed", "interrupted", "unreadable")
 _IDENTITY = re.compile(r"[0-9a-f]{12}")
@@ -168,8 +168,8 @@ def read(folder: str | Path) -> Found | None:
 
 def _has_owner(lock: Path) -> bool:
     try:
-        return files.is_locked(lock)
-    except (OSError, DataError):  # not ours to open, or on a file system without locks
+        return locks.is_locked(lock)
+    except OSError:  # not ours to open
         return False
 
 
