@@ -145,8 +145,9 @@ def ended_by(number: int, folder: Path) -> tuple[int, str]:
     return process.returncode, error.decode().strip()
 
 
-def test_sigterm_ends_a_job_at_once(tmp_path: Path) -> None:
-    assert ended_by(signal.SIGTERM, tmp_path)[0] == -signal.SIGTERM
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_job_after_its_step(tmp_path: Path, number: int) -> None:
+    assert ended_by(number, tmp_path)[0] == -number
 
 
 def test_an_interrupted_job_says_how_to_go_on(tmp_path: Path) -> None:

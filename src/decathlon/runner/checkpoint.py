@@ -5,13 +5,11 @@ import errno
 import logging
 import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -36,23 +34,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)
-
-
-class EndAtOnce(Callback):
-    """SIGTERM ends the process at once. Lightning would wait for a batch to end, in a test for ever.
-
-    Nothing is lost by it: all state is in files that survive a kill at any moment.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_default()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_default()
-
-    def _restore_default(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -97,18 +78,23 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every_n_steps is None or step // self.every_n_steps == self._saved_at // self.every_n_steps:
             return
+        if self.is_between_batches(trainer):
+            refuse_inexact(trainer)
+            self.save(trainer)
+
+    @staticmethod
+    def is_between_batches(trainer: Trainer) -> bool:
+        """Whether a run could resume at this batch's end.
+
+        Before a validation, or at the end of an epoch, a resumed run would take both as done: at the next batch then.
+        """
         loop = trainer.fit_loop.epoch_loop
-        # Before a validation, or at the end of an epoch, a resumed run would take both as done: at the next batch then.
-        if loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-            return
-        if loop._should_accumulate():
-            return
-        refuse_inexact(trainer)
-        self._save(trainer)
+        ends = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        return not ends and not loop._should_accumulate()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epochs or self._is_due(trainer):
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step
@@ -123,7 +109,8 @@ class LastCheckpoint(Checkpoint):
         n = self.every_n_steps
         return n is not None and trainer.global_step // n > self._saved_at // n
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Write the state that a run goes on from."""
         if getattr(trainer.fit_loop._data_fetcher, "length", 0) is None:
             # Lightning resumes such an epoch elsewhere than it stopped: better no state than one that leads astray.
             if not self._warned:

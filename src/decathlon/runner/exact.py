@@ -164,23 +164,29 @@ def resumable_by_itself(trainer: Trainer) -> bool:
     return loader is not None and all(hasattr(one, "load_state_dict") for one in loader.flattened)
 
 
+def inexact(trainer: Trainer) -> str | None:
+    """Why a run would not resume exactly from the middle of this epoch; None if it would.
+
+    The training data has no length (a batch is read ahead), or keeps its worker processes from epoch to epoch, or the
+    module logs means over an epoch, which Lightning does not keep.
+    """
+    fetcher, loader = trainer.fit_loop._data_fetcher, trainer.fit_loop._combined_loader
+    if not isinstance(fetcher, Fetcher) or loader is None:
+        return "its training step takes batches from the loader itself"
+    if fetcher.length is None:
+        return "its training data has no length"
+    if any(getattr(one, "persistent_workers", False) for one in loader.flattened):
+        return "its loader keeps worker processes from epoch to epoch"
+    means = [result.meta.name for result in trainer.fit_loop.epoch_loop._results.values() if result.meta.on_epoch]
+    return f"it logs {means[0]} as a mean over the epoch" if means else None
+
+
 def refuse_inexact(trainer: Trainer) -> None:
     """Refuse a checkpoint in the middle of an epoch from which a run would not resume exactly.
 
     Raises:
-        ConfigError: the training data has no length (a batch is read ahead), keeps its worker processes from epoch to
-            epoch, or the module logs means over an epoch, which Lightning does not keep.
+        ConfigError: see :func:`inexact`.
     """
-    why = None
-    fetcher, loader = trainer.fit_loop._data_fetcher, trainer.fit_loop._combined_loader
-    if not isinstance(fetcher, Fetcher) or loader is None:
-        why = "its training step takes batches from the loader itself"
-    elif fetcher.length is None:
-        why = "its training data has no length"
-    elif any(getattr(one, "persistent_workers", False) for one in loader.flattened):
-        why = "its loader keeps worker processes from epoch to epoch"
-    means = [result.meta.name for result in trainer.fit_loop.epoch_loop._results.values() if result.meta.on_epoch]
-    if why is None and means:
-        why = f"it logs {means[0]} as a mean over the epoch"
+    why = inexact(trainer)
     if why is not None:
         raise ConfigError(f"checkpoint.every_n_steps: this task cannot resume inside an epoch ({why}); set it to null")

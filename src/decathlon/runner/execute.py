@@ -19,13 +19,15 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import OmegaConf
 
 from decathlon import files, trained
 from decathlon.errors import ConfigError, UserError
-from decathlon.runner.checkpoint import AtomicCheckpointIO, EndAtOnce, LastCheckpoint, checkpoint_callbacks
+from decathlon.runner.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from decathlon.runner.exact import RandomState
+from decathlon.runner.signals import EndOnSignal
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
         loggers.append(_instantiate({**spec, "save_dir": str(folder)}, "logger"))
     checkpoint = config["checkpoint"]
     # First: what it puts back is there before any other callback draws a number.
-    callbacks: list[Callback] = [RandomState(), EndAtOnce()]
+    callbacks: list[Callback] = [RandomState(), EndOnSignal()]
     callbacks += [_instantiate(spec, "callback") for spec in config["callbacks"].values() if spec]
     callbacks += checkpoint_callbacks(
         folder / "checkpoints", checkpoint["monitor"], checkpoint["mode"], checkpoint["every_n_steps"],
@@ -101,9 +103,12 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     bar = machine.pop("enable_progress_bar", sys.stderr.isatty() and sys.stdout.isatty())
     if bar:
         callbacks.append(RichProgressBar(leave=False))
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if not TorchElasticEnvironment.detect():  # what Lightning would find else, SLURM, has not started these processes
+        plugins.append(LightningEnvironment())
     return Trainer(
         **machine, **loop, precision=config["precision"], logger=loggers, callbacks=callbacks, default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()], enable_progress_bar=bar, enable_model_summary=False,
+        plugins=plugins, enable_progress_bar=bar, enable_model_summary=False,
     )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon.runner import catalog
 
-EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+EXTRAS = {
+    "joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit", "slurm": "submitit",
+}  # fmt: skip
 SWEEPERS = {"optuna": "hydra-optuna-sweeper", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"}
 
 
