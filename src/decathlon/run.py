@@ -179,6 +179,9 @@ _DISK = {
 }  # fmt: skip
 
 
+_VALUED = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script ``run``."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
@@ -187,7 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--version" in given:
         print(f"decathlon {version('decathlon')}")
         return
-    overrides = [argument for argument in given if not argument.startswith("-")]
+    overrides = [
+        argument
+        for before, argument in zip([None, *given], given)
+        if not argument.startswith("-") and before not in _VALUED
+    ]
     single_failure.clear()
     sweep.failed_jobs.clear()
     try:

@@ -106,6 +106,11 @@ def test_version_and_help_are_ours(run_here: Door) -> None:
     assert "  toy      A toy" in text and "hydra" not in text.replace("hydra/launcher", "")
 
 
+def test_hydras_own_flags_take_their_values(run_here: Door) -> None:
+    done = run_here("task=toy", "--cfg", "hydra", "-p", "hydra.launcher")
+    assert done.status == 0 and "BasicLauncher" in done.stdout, done.stderr
+
+
 def test_an_ascii_terminal_gets_other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
     import sys
