@@ -165,6 +165,7 @@ def test_what_was_trained_is_used_without_the_runner(tmp_path: Path, text: Path)
     assert drawn.stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_job_on_two_processes_is_that_of_one(tmp_path: Path, text: Path) -> None:
     from decathlon.run import run_job as run
 

@@ -178,6 +178,7 @@ def a(shape: tuple[int, ...], **options: Any) -> nn.Parameter:
         (lambda: OnlineSubspaceDescent([a((4, 6))], moments="half"), "moments=half is unknown"),
         (lambda: OnlineSubspaceDescent([a((4, 6))], inner="sgd", reproject_moments=True), "reproject_moments needs"),
         (lambda: OnlineSubspaceDescent([a((4, 6))], lr=0.0, variant="official"), "positive lr"),
+        (lambda: FullRank([a((4, 6), dtype=torch.half)], moments="weight"), "no float16 numbers"),
         (lambda: GaLore([a((4, 6))], gap=0), "gap=0 must be"),
         (lambda: GaLore([a((4, 6))], refresh="x"), "refresh=x is unknown"),
         (lambda: Apollo([a((4, 6))], per="row"), "per=row is unknown"),

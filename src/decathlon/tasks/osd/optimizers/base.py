@@ -77,7 +77,10 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         if group["rank"] is not None:
             group["rank"] = check_rank(group["rank"])
         for index, p in enumerate(group["params"]):
-            _check_parameter(p, _name(group, index), projected=group["rank"] is not None)
+            name = _name(group, index)
+            _check_parameter(p, name, projected=group["rank"] is not None)
+            if group["moments"] == "weight" and p.dtype == torch.float16:
+                raise ValueError(f"moments=weight: squares of gradients are no float16 numbers ({name}); use float32")
 
     def _index(self, p: Tensor) -> int:
         """The place of a parameter among all: what its random numbers are keyed by."""
