@@ -1,6 +1,6 @@
 """Loss curves and captured energy of finished jobs, one line per method, in one picture.
 
-``python scripts/analysis/osd_curves.py RESULTS OUT [dataset]``: RESULTS is ``results/osd``; OUT gets ``osd_curves.png``.
+``python scripts/analysis/osd_curves.py RESULTS OUT [dataset]``: RESULTS is ``results/osd``; the picture goes into OUT.
 Curves of one method (its seeds and settings) are averaged where the text is the same; the text with the most jobs is
 shown, and how many jobs of other texts are left out is said.
 """
