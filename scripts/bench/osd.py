@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decathlon.tasks.osd import GaLore, OnlineSubspaceDescent
 from decathlon.tasks.osd.measures import state_bytes
-from decathlon.tasks.osd.optimizers.base import upright
+from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.pca import pca_gradient
 
 NEVER = 10**9

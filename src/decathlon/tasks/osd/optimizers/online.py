@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer, upright
+from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer
+from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.optimizers.rules import State, check_rule, rule
 from decathlon.tasks.osd.pca import gradient_of_projected
 from decathlon.tasks.osd.subspaces import AT_RANDOM, check_start, subspace
