@@ -19,6 +19,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -218,9 +219,9 @@ def compare_svd(rounds: int) -> None:
     for rows, columns, rank, wanted in ((512, 1376, 128, 8.0), (1024, 2736, 256, 15.0)):
         gradient = torch.randn(rows, columns)
         projection = torch.linalg.qr(torch.randn(rows, rank)).Q
-        calls = {
-            "svd": lambda g=gradient: torch.linalg.svd(g, full_matrices=False),
-            "pca": lambda g=gradient, p=projection: pca_gradient(p, g, 0.1),
+        calls: dict[str, Callable[[], Any]] = {
+            "svd": partial(torch.linalg.svd, gradient, full_matrices=False),
+            "pca": partial(pca_gradient, projection, gradient, 0.1),
         }
         found = medians(calls, rounds)
         ratio = found["svd"] / found["pca"]

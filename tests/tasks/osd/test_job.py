@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,23 @@ def test_updates_inside_the_backward_pass_lead_to_the_same_model(tmp_path: Path,
         run_job(
             tmp_path, "dataset=text", f"files={text}", "clip=null", "per_layer=true", "+loop.accumulate_grad_batches=2"
         )
+
+
+def test_validations_inside_an_epoch(tmp_path: Path, text: Path) -> None:
+    _, folder = run_job(tmp_path, "dataset=text", f"files={text}", "val_every=1")
+    said = json.loads((folder / "curves.json").read_text())
+    assert [step for step, _ in said["validations"]] == [1.0, 2.0]
+
+
+def test_sharded_training_is_refused_in_one_line(tmp_path: Path, text: Path) -> None:
+    from lightning.pytorch.strategies import FSDPStrategy
+
+    job = job_of(tmp_path, "dataset=text", f"files={text}")
+    module, _ = construct(job.config)
+    module._trainer = SimpleNamespace(strategy=FSDPStrategy.__new__(FSDPStrategy))  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="choose trainer=ddp") as error:
+        module.configure_optimizers()
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_that_diverges_says_so(tmp_path: Path, text: Path) -> None:

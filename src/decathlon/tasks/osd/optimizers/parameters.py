@@ -35,7 +35,7 @@ def gradient_norms(gradients: Iterable[tuple[Tensor, str]]) -> list[float]:
         if norms[place] == 0 or not math.isfinite(norms[place]):  # squares of single precision end at 1e-45 and 1e38
             norms[place] = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
         if not math.isfinite(norms[place]):
-            raise FloatingPointError(f"the gradient of {name} is not finite; nothing has moved")
+            raise FloatingPointError(f"the gradient of {name} is not finite; its weight has not moved")
     return norms
 
 
