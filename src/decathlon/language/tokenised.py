@@ -104,12 +104,13 @@ def _encoded(texts: Iterable[str], tokenizer: Any, end: int | None, longest: int
         raw = text.encode()
         content.update(len(raw).to_bytes(8, "little") + raw)
         if tokenizer is None:
-            yield byte_ids(raw[:longest] if longest is not None else raw + _END_OF_DOCUMENT)
-            continue
-        ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        if end is not None:
-            ids = [*ids[: None if longest is None else longest - 1], end]
-        yield np.asarray(ids[:longest])
+            ids = byte_ids(raw[:longest] if longest is not None else raw + _END_OF_DOCUMENT)
+        else:
+            found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            found = [*found[: None if longest is None else longest - 1], end] if end is not None else found[:longest]
+            ids = np.asarray(found, dtype=np.int64)
+        if longest is None or len(ids) > 1:  # a sample of one token has nothing to predict
+            yield ids
 
 
 def _tokenizer(tokens: str, trained: Path) -> Any:

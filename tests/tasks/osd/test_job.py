@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
 from decathlon.tasks.osd.measures import captured_energy, orthonormality_error, overlap
+from tests.conftest import script
 
 TEXT = "\n\n".join(f"The number {i} is followed by {i + 1}, as everybody knows who can count." for i in range(400))
 QUICK = ["task=osd", "+debug=true", "trainer=cpu", "figures=false"]
@@ -113,6 +115,23 @@ def test_updates_inside_the_backward_pass_lead_to_the_same_model(tmp_path: Path,
         )
 
 
+def test_validations_inside_an_epoch(tmp_path: Path, text: Path) -> None:
+    _, folder = run_job(tmp_path, "dataset=text", f"files={text}", "val_every=1")
+    said = json.loads((folder / "curves.json").read_text())
+    assert [step for step, _ in said["validations"]] == [1.0, 2.0]
+
+
+def test_sharded_training_is_refused_in_one_line(tmp_path: Path, text: Path) -> None:
+    from lightning.pytorch.strategies import FSDPStrategy
+
+    job = job_of(tmp_path, "dataset=text", f"files={text}")
+    module, _ = construct(job.config)
+    module._trainer = SimpleNamespace(strategy=FSDPStrategy.__new__(FSDPStrategy))  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="choose trainer=ddp") as error:
+        module.configure_optimizers()
+    assert "\n" not in str(error.value)
+
+
 def test_a_run_that_diverges_says_so(tmp_path: Path, text: Path) -> None:
     metrics, _ = run_job(tmp_path, "dataset=text", f"files={text}", "method=sgd", "lr=1e30", "clip=null", "warmup=0")
     assert metrics["test/diverged"] == 1 and metrics["test/perplexity"] is None
@@ -149,3 +168,29 @@ def test_measures_of_a_subspace() -> None:
     assert captured_energy(first, torch.zeros(3, 3)) == 1.0
     assert orthonormality_error(first) == 0 and orthonormality_error(2 * first) == pytest.approx(3.0)
     assert overlap(first, 3 * first) == pytest.approx(1.0) and overlap(first, last) == pytest.approx(0.0)
+
+
+def test_what_was_trained_is_used_without_the_runner(tmp_path: Path, text: Path) -> None:
+    from decathlon.tasks.osd.models import make_model
+
+    metrics, folder = run_job(tmp_path, "dataset=text", f"files={text}")
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    model = make_model("tiny", vocabulary=256)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in saved.items()})
+    assert model.generate(torch.tensor([[65, 66]]), max_new_tokens=3, do_sample=False).shape == (1, 5)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    drawn = script("analysis/osd_curves.py").main(tmp_path / "results" / "osd", tmp_path / "out")
+    assert drawn.stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_a_job_on_two_processes_is_that_of_one(tmp_path: Path, text: Path) -> None:
+    from decathlon.run import run_job as run
+
+    found = []
+    for trainer in ("cpu", "ddp_cpu"):
+        places = [f"data_dir={tmp_path / 'data'}", f"results_dir={tmp_path / trainer}", f"trainer={trainer}"]
+        options = ["task=osd", "+debug=true", "figures=false", "dataset=text", f"files={text}"]
+        found.append(run(Job.of(compose_config([*options, *places])))[0]["metrics"])
+    assert found[1]["test/loss"] == pytest.approx(found[0]["test/loss"], rel=1e-3)
+    assert found[1]["test/train_perplexity"] == pytest.approx(found[0]["test/train_perplexity"], rel=1e-3)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from decathlon.tasks.osd import Apollo, Fira, FullRank, GaLore, OnlineSubspaceDescent, low_rank_groups
 from decathlon.tasks.osd.measures import projections, state_bytes
@@ -43,8 +45,9 @@ def saved_and_loaded(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "hooks"), [*((kind, False) for kind in KINDS), ("adam", True), ("sgd", True), ("lion", True)]
+)
 def test_ten_and_ten_steps_are_twenty(kind: str, hooks: bool) -> None:
     def start() -> tuple[Any, torch.optim.Optimizer]:
         model = llama()
@@ -176,6 +179,7 @@ def a(shape: tuple[int, ...], **options: Any) -> nn.Parameter:
         (lambda: OnlineSubspaceDescent([a((4, 6))], moments="half"), "moments=half is unknown"),
         (lambda: OnlineSubspaceDescent([a((4, 6))], inner="sgd", reproject_moments=True), "reproject_moments needs"),
         (lambda: OnlineSubspaceDescent([a((4, 6))], lr=0.0, variant="official"), "positive lr"),
+        (lambda: FullRank([a((4, 6), dtype=torch.half)], moments="weight"), "no float16 numbers"),
         (lambda: GaLore([a((4, 6))], gap=0), "gap=0 must be"),
         (lambda: GaLore([a((4, 6))], refresh="x"), "refresh=x is unknown"),
         (lambda: Apollo([a((4, 6))], per="row"), "per=row is unknown"),
@@ -245,3 +249,30 @@ def test_two_processes_have_one_projection(tmp_path: Path) -> None:
     train(single, OnlineSubspaceDescent(low_rank_groups(single, rank=8), lr=0.01), range(8))
     for a_weight, b_weight in zip(one[2], single.parameters()):
         assert torch.allclose(a_weight, b_weight, atol=2e-3)
+
+
+class NewTensors(TorchDispatchMode):
+    """Notes the shapes of tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage()._cdata for one in args if isinstance(one, Tensor)}
+        if isinstance(out, Tensor) and out.untyped_storage()._cdata not in given:
+            self.shapes.add(tuple(out.shape))
+        return out
+
+
+@pytest.mark.parametrize("shape", [(20, 48), (48, 20), (20, 20)])
+def test_a_step_makes_no_square_and_no_whole_matrix(shape: tuple[int, int]) -> None:
+    p = weight(*shape, torch.float32)
+    optimizer = OnlineSubspaceDescent([{"params": [p], "rank": 4}])
+    for index, gradient in enumerate(gradients(*shape, 3, torch.float32)):
+        p.grad = gradient
+        with NewTensors() if index else nullcontext(NewTensors()) as seen:
+            optimizer.step()
+        assert all(min(made, default=0) <= 4 for made in seen.shapes)
+    assert (4, max(shape)) in seen.shapes

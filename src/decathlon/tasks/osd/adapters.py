@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from decathlon.randomness import generator
 from decathlon.tasks.osd.groups import ATTENTION_AND_MLP, hidden_matrices
-from decathlon.tasks.osd.optimizers.base import check_rank
+from decathlon.tasks.osd.optimizers.parameters import check_rank
 
 
 class LoraLinear(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from decathlon.tasks.osd.optimizers.base import check_rank
+from decathlon.tasks.osd.optimizers.parameters import check_rank
 
 ATTENTION_AND_MLP = (
     r"attn|attention|mlp|ffn|feed_?forward|densereludense|\.intermediate\.dense|layer\.\d+\.output\.dense"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decathlon.tasks.osd.optimizers.base import upright, working_dtype
+from decathlon.tasks.osd.optimizers.parameters import upright, working_dtype
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -1,14 +1,22 @@
 """What the optimizers have in common whose moments live in a subspace of each weight's gradient."""
 
 import math
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from decathlon import distributed
+from decathlon.tasks.osd.optimizers.parameters import (
+    check_parameter,
+    check_rank,
+    check_rule_options,
+    gradient_norms,
+    name_of,
+    upright,
+    working_dtype,
+)
 from decathlon.tasks.osd.optimizers.rules import Rule, State, check_rule, rule
 
 Group = dict[str, Any]
@@ -71,13 +79,16 @@ class ProjectedOptimizer(torch.optim.Optimizer):
             if not 0 <= float(group[name]) < math.inf:
                 raise ValueError(f"{name}={group[name]} must be a number that is not negative")
         check_rule(group["inner"], "inner")
-        _check_rule_options(group["betas"], group["eps"])
+        check_rule_options(group["betas"], group["eps"])
         if group["moments"] not in MOMENTS:
             raise ValueError(f"moments={group['moments']} is unknown; choose {', '.join(MOMENTS)}")
         if group["rank"] is not None:
             group["rank"] = check_rank(group["rank"])
         for index, p in enumerate(group["params"]):
-            _check_parameter(p, _name(group, index), projected=group["rank"] is not None)
+            name = name_of(group, index)
+            check_parameter(p, name, projected=group["rank"] is not None)
+            if group["moments"] == "weight" and p.dtype == torch.float16:
+                raise ValueError(f"moments=weight: squares of gradients are no float16 numbers ({name}); use float32")
 
     def _index(self, p: Tensor) -> int:
         """The place of a parameter among all: what its random numbers are keyed by."""
@@ -106,7 +117,7 @@ class ProjectedOptimizer(torch.optim.Optimizer):
             self._end_of_backward()
             return loss
         found = [
-            (p, group, _name(group, index))
+            (p, group, name_of(group, index))
             for group in self.param_groups
             for index, p in enumerate(group["params"])
             if p.grad is not None
@@ -192,7 +203,7 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         for group in [] if self._hooks else self.param_groups:
             for index, p in enumerate(group["params"]):
                 if p.requires_grad:
-                    hook = self._hook(group, _name(group, index))
+                    hook = self._hook(group, name_of(group, index))
                     self._hooks.append(p.register_post_accumulate_grad_hook(hook))
 
     def _hook(self, group: Group, name: str) -> Callable[[Tensor], None]:
@@ -239,75 +250,10 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
                 if not p.is_meta:
-                    raise ValueError(f"{_name(group, index)} is not on the meta device")
+                    raise ValueError(f"{name_of(group, index)} is not on the meta device")
                 with torch.no_grad():
                     self._update(p, torch.empty_like(p), group, 1.0)
 
 
-def upright(weight: Tensor) -> Tensor:
-    """A matrix as (n, m) with n <= m: a view; one with as many rows as columns, or more, is transposed."""
-    return weight if weight.shape[0] < weight.shape[1] else weight.mT
-
-
-def working_dtype(p: Tensor) -> torch.dtype:
-    """What a parameter's projection is kept and computed in."""
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
-
-
 def _moment_dtype(p: Tensor, group: Group) -> torch.dtype:
     return p.dtype if group["moments"] == "weight" else working_dtype(p)
-
-
-def gradient_norms(gradients: Iterable[tuple[Tensor, str]]) -> list[float]:
-    """The Frobenius norm of each gradient; the device is waited for once.
-
-    Raises:
-        FloatingPointError: one line, if one is not finite. ValueError: if one is sparse.
-    """
-    found = list(gradients)
-    for gradient, name in found:
-        if gradient.is_sparse:
-            raise ValueError(f"the gradient of {name} is sparse; use a dense one")
-    each = [torch.linalg.vector_norm(g, dtype=working_dtype(g)).to(torch.float64) for g, _ in found]
-    norms = torch.stack([norm.to(each[0].device) for norm in each]).tolist() if each else []
-    for place, (gradient, name) in enumerate(found):
-        if norms[place] == 0 or not math.isfinite(norms[place]):  # squares of single precision end at 1e-45 and 1e38
-            norms[place] = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        if not math.isfinite(norms[place]):
-            raise FloatingPointError(f"the gradient of {name} is not finite; nothing has moved")
-    return norms
-
-
-def check_rank(rank: Any) -> int:
-    """A rank as a whole number. Raises ValueError, in one line."""
-    try:
-        number = operator.index(rank)
-    except TypeError:
-        raise ValueError(f"rank={rank} is no whole number") from None
-    if number < 1:
-        raise ValueError(f"rank={rank} must be at least 1")
-    return number
-
-
-def _check_rule_options(betas: Any, eps: Any) -> None:
-    if betas is not None and (len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas)):
-        raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
-    if eps is not None and not 0 <= float(eps) < math.inf:
-        raise ValueError(f"eps={eps} must be a number that is not negative")
-
-
-def _name(group: Group, index: int) -> str:
-    names = group.get("param_names")
-    return str(names[index]) if names else f"parameter {index} ({'x'.join(map(str, group['params'][index].shape))})"
-
-
-def _check_parameter(p: Tensor, name: str, projected: bool) -> None:
-    if hasattr(p, "device_mesh"):
-        raise ValueError(f"{name} is sharded over devices (a DTensor, FSDP2): that is not supported; use DDP")
-    if not p.is_floating_point():
-        raise ValueError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be trained")
-    if projected and (p.ndim != 2 or not p.numel()):
-        raise ValueError(
-            f"{name} has shape {tuple(p.shape)}, and only matrices can be projected: give it a group without rank "
-            "(FSDP flattens all parameters: use DDP)"
-        )

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from decathlon.randomness import generator
-from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer, upright
+from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer
+from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.optimizers.rules import State
 from decathlon.tasks.osd.subspaces import check_start, subspace
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer, upright
+from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer
+from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.optimizers.rules import State, check_rule, rule
 from decathlon.tasks.osd.pca import gradient_of_projected
 from decathlon.tasks.osd.subspaces import AT_RANDOM, check_start, subspace
@@ -39,7 +40,8 @@ class OnlineSubspaceDescent(ProjectedOptimizer):
         variant: ``paper`` or ``official`` (the published code): what lam, p_schedule, p_weight_decay and lion_sign are
             unless they are given.
         alpha: the learning rate of P is ``alpha lr`` (``p_schedule="alpha"``).
-        gap: with ``p_schedule="gap"`` it is ``lr / gap`` relative to the highest lr, whatever that is: 1 / gap at most.
+        gap: with ``p_schedule="gap"`` it is ``1 / gap`` times the present lr over the one that the optimizer was made
+            with, whatever that is.
         lam: of the orthonormality term. p_weight_decay: decoupled, of P; None in the paper variant: that of W.
         p_betas: of P's rule; None: its usual ones.
         alpha_scaling: ``rsqrt_n`` multiplies P's learning rate by sqrt(512 / n): entries of P are of size 1/sqrt(n),
