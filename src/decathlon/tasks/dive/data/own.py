@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def load_graphs(path: Path) -> list[Any]:
-    """A list of ``Data`` that was saved with ``torch.save``, or the file of an ``InMemoryDataset``; no code is executed.
+    """A list of ``Data`` saved with ``torch.save``, or the file of an ``InMemoryDataset``; no code is executed.
 
     Raises:
         DataError: there is no such file, or it holds something else.
@@ -201,7 +201,8 @@ class BenchmarkFiles:
 class DrugOod:
     """A dataset of DrugOOD's curator: one JSON file of SMILES with labels, cut in five by domains.
 
-    Atoms and bonds have the features of GOOD's molecules, nine and three, and not the 39 and 10 of DrugOOD's own loader.
+    Atoms and bonds have the features of GOOD's molecules, nine and three, and not the 39 and 10 of DrugOOD's own
+    loader.
 
     Args:
         shift: the domain in the file's name. split: ``covariate``, the only one. file: its name in the data folder.
