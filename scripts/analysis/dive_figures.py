@@ -1,9 +1,9 @@
 """Figures 3, 4 and 6 of DIVE from finished jobs with ``curves=true``.
 
-``f1.png``: F1 of the masks on the OOD test set over epochs, mean over seeds and the range of one standard deviation, one line
-for each method and member; ``members.png``: train and OOD test metric of each member over epochs; ``quality.png``: histograms of
-the precision and recall of each member's masks over the OOD test graphs. Members are ordered by their F1 at the end, since
-which of them finds the motif differs from seed to seed.
+``f1.png``: F1 of the masks on the OOD test set over epochs, mean over seeds and the range of one standard deviation,
+one line for each method and member; ``members.png``: train and OOD test metric of each member over epochs;
+``quality.png``: histograms of the precision and recall of each member's masks over the OOD test graphs. Members are
+ordered by their F1 at the end, since which of them finds the motif differs from seed to seed.
 
 ``python scripts/analysis/dive_figures.py results/dive/motif out``
 """

@@ -4,7 +4,8 @@
 2. Batches of 32 Motif graphs against torch_geometric's DataLoader.
 3. A training step of DIVE-m against m times one of a single mask member, at the benchmark's width and at the small one.
 4. An epoch that evaluates the two validation sets against one that evaluates all five, at the benchmark's shares.
-5. Peak memory of a step of DIVE-m against m times one of a single member (allocations of the step, by torch's profiler).
+5. Peak memory of a step of DIVE-m against m times one of a single member (allocations of the step, by torch's
+profiler).
 
 Times are CPU seconds of this process. ``python scripts/bench/dive.py [--quick]``
 """

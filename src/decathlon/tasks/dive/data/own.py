@@ -189,13 +189,13 @@ class BenchmarkFiles:
             sets.append(one)
             rows[part] = torch.arange(start, start + len(one))
             start += len(one)
-        graphs = joined(sets)
-        task, outputs = task_of(graphs.graphs["y"], self.task, self.folder)
+        whole = joined(sets)
+        task, outputs = task_of(whole.graphs["y"], self.task, self.folder)
         environment = torch.cat(environments)
         names = environment[rows["train"]].unique()
-        graphs.graphs["env"] = torch.searchsorted(names, environment).clamp(max=len(names) - 1)
+        whole.graphs["env"] = torch.searchsorted(names, environment).clamp(max=len(names) - 1)
         count = len(names) if len(names) > 1 else 0
-        return Parts(graphs, rows, Spec(*feature_kinds(graphs), outputs, task, count), self.metric or METRICS[task])
+        return Parts(whole, rows, Spec(*feature_kinds(whole), outputs, task, count), self.metric or METRICS[task])
 
 
 class DrugOod:
