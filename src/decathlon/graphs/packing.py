@@ -76,12 +76,12 @@ class Structure:
 
     def cut(self, graphs: Tensor) -> Cut:
         """The ``graphs`` (m,) int64 as one graph with consecutive nodes."""
-        nodes, edges = self.rows(graphs)
         node_count, edge_count = self.node_count[graphs].long(), self.edge_count[graphs].long()
-        first = node_count.cumsum(0) - node_count
+        nodes, edges = ranges(self._first_node[graphs], node_count), ranges(self._first_edge[graphs], edge_count)
+        node_starts = offsets(node_count)
         neighbours = self.neighbours[edges].long()
-        neighbours += torch.repeat_interleave(first, edge_count, output_size=len(edges))
-        return Cut(nodes, edges, neighbours, offsets(self.degree[nodes]), offsets(node_count))
+        neighbours += torch.repeat_interleave(node_starts[:-1], edge_count, output_size=len(edges))
+        return Cut(nodes, edges, neighbours, offsets(self.degree[nodes]), node_starts)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from decathlon.errors import UserError
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
+from tests.conftest import script
 
 QUICK = ["task=dive", "+debug=true", "trainer=cpu", "figures=false"]
 
@@ -85,3 +86,31 @@ def test_sizes_that_cannot_be(tmp_path: Path) -> None:
     assert "takes no path=" in fails(tmp_path, "path=mine.pt")
     assert "sampler=odd is unknown; choose bernoulli, printed" in fails(tmp_path, "method.sampler=odd")
     assert "no epoch was evaluated" in fails(tmp_path, "smoke.eval_every=9")
+
+
+def test_figures_of_many_jobs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        overrides = ["curves=true", "members=2", f"seed={seed}"]
+        metrics, folder = run_job(tmp_path, *overrides)
+        (folder / "metrics.json").write_text(json.dumps({"metrics": metrics, "config": {"method": {"name": "dive"}}}))
+    script("analysis/dive_figures.py").main([str(tmp_path / "results"), str(tmp_path / "out")])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"f1.png", "members.png", "quality.png"}
+    with pytest.raises(SystemExit, match="no finished jobs"):
+        script("analysis/dive_figures.py").main([str(tmp_path / "out"), str(tmp_path / "out")])
+
+
+def test_what_was_trained_is_used_without_the_runner(tmp_path: Path) -> None:
+    from decathlon.tasks.dive.data.sources import Motif
+    from decathlon.tasks.dive.loading import load
+    from decathlon.tasks.dive.metrics import measure
+
+    metrics, folder = run_job(tmp_path, "members=2")
+    deployed = load(folder / "model.pt")
+    parts = Motif("basis", "concept", 0, 6000, (1.0, 1.0, 1.0, 0.3, 0.0)).read(".")
+    batch = parts.graphs.batch(parts.rows["ood_test"][:40])
+    predictions, masks = deployed(batch), deployed.masks(batch)
+    assert predictions.shape == (40, 3) and masks.shape == (len(batch.neighbours),)
+    assert abs(float(measure("accuracy", predictions[None], batch.y)) - metrics["test/accuracy"]) < 1e-6
+    (folder / "broken.pt").write_text("no")
+    with pytest.raises(UserError, match="is broken"):
+        load(folder / "broken.pt")

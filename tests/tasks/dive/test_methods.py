@@ -28,7 +28,7 @@ CLASSES_ONLY = {"ciga", "disc"}
 def spec_of(name: str) -> dict[str, object]:
     """A method's config, without what the runner would put into it."""
     found = {}
-    for file in ("_dive", name) if name in ("dive", "independent", "single") else (name,):
+    for file in ("_dive", name) if name in ("dive", "single") or name[-1].isdigit() else (name,):
         found |= catalog.read(f"methods/dive/{file}") if not file.startswith("_") else {}
     return {key: value for key, value in found.items() if not str(value).startswith("${") and key != "defaults"}
 

@@ -10,7 +10,7 @@ from rdkit.Chem import BondStereo, BondType, ChiralType, HybridizationType
 from decathlon.molecules.parsing import Status, parse
 
 FAILED = int(Status.FAILED)
-FORMAT = 1  # a new number where the features change
+FORMAT = 2  # a new number where the features change
 ATOM_SIZES = (119, 4, 11, 12, 9, 5, 8, 2, 2)
 BOND_SIZES = (5, 6, 2)
 _CHIRAL = {ChiralType.CHI_UNSPECIFIED: 0, ChiralType.CHI_TETRAHEDRAL_CW: 1, ChiralType.CHI_TETRAHEDRAL_CCW: 2}
@@ -30,9 +30,10 @@ def molecules(smiles: list[str]) -> dict[str, np.ndarray]:
 
     Returns:
         ``atoms`` (N, 9) uint8: atomic number, chirality, degree with hydrogens, formal charge + 5, hydrogens, radical
-        electrons, hybridisation, aromatic, in a ring; ``bonds`` (E, 3) uint8: type, stereo, conjugated, of each direction
-        of a bond, which follow each other; ``ends`` (E, 2) int16; ``atom_count``, ``bond_ends``, ``large_rings`` (n,) int32:
-        atoms, directions of bonds, and rings of six atoms or more in the smallest set of smallest rings; ``status`` (n,).
+        electrons, hybridisation, aromatic, in a ring; ``bonds`` (E, 3) uint8: type, stereo, conjugated, of each
+        direction of a bond, which follow each other; ``ends`` (E, 2) int16; ``atom_count``, ``bond_ends``,
+        ``large_rings`` (n,) int32: atoms, directions of bonds, and rings of six atoms or more in the smallest set of
+        smallest rings; ``status`` (n,).
     """
     atoms: list[tuple[int, ...]] = []
     bonds: list[tuple[int, int, int]] = []
@@ -50,7 +51,7 @@ def molecules(smiles: list[str]) -> dict[str, np.ndarray]:
                 ends += [(u, v), (v, u)]
                 bonds += [_bond(bond)] * 2
             atom_count[i], bond_ends[i] = mol.GetNumAtoms(), 2 * mol.GetNumBonds()
-            large[i] = sum(len(ring) >= 6 for ring in Chem.GetSSSR(mol))
+            large[i] = sum(len(ring) >= 6 for ring in mol.GetRingInfo().AtomRings())
     return {
         "atoms": np.array(atoms, np.uint8).reshape(-1, len(ATOM_SIZES)),
         "bonds": np.array(bonds, np.uint8).reshape(-1, len(BOND_SIZES)),

@@ -101,8 +101,8 @@ class Molecules:
             y = y[:, :1] - y[:, 1:] - np.asarray(state["large_rings"])[:, None]
         graphs = packed_molecules(state, torch.from_numpy(y.astype(np.float32))).select(torch.from_numpy(readable))
         every = self._values(root, smiles, state, column)
-        values = [every[i] for i in readable]
-        environments = None if column is None else [column[i] for i in readable]
+        values = [every[i] for i in readable.tolist()]
+        environments = None if column is None else [column[i] for i in readable.tolist()]
         return parts_of(
             path.name, graphs, (features.ATOM_SIZES, features.BOND_SIZES), values, self.split, self.seed, self.task,
             self.metric, environments, self.rules.get(self.shift),

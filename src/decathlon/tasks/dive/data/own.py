@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def load_graphs(path: Path) -> list[Any]:
-    """A list of ``Data`` that was saved with ``torch.save``, or the file of an ``InMemoryDataset``; no code is executed.
+    """A list of ``Data`` saved with ``torch.save``, or the file of an ``InMemoryDataset``; no code is executed.
 
     Raises:
         DataError: there is no such file, or it holds something else.
@@ -189,19 +189,20 @@ class BenchmarkFiles:
             sets.append(one)
             rows[part] = torch.arange(start, start + len(one))
             start += len(one)
-        graphs = joined(sets)
-        task, outputs = task_of(graphs.graphs["y"], self.task, self.folder)
+        whole = joined(sets)
+        task, outputs = task_of(whole.graphs["y"], self.task, self.folder)
         environment = torch.cat(environments)
         names = environment[rows["train"]].unique()
-        graphs.graphs["env"] = torch.searchsorted(names, environment).clamp(max=len(names) - 1)
+        whole.graphs["env"] = torch.searchsorted(names, environment).clamp(max=len(names) - 1)
         count = len(names) if len(names) > 1 else 0
-        return Parts(graphs, rows, Spec(*feature_kinds(graphs), outputs, task, count), self.metric or METRICS[task])
+        return Parts(whole, rows, Spec(*feature_kinds(whole), outputs, task, count), self.metric or METRICS[task])
 
 
 class DrugOod:
     """A dataset of DrugOOD's curator: one JSON file of SMILES with labels, cut in five by domains.
 
-    Atoms and bonds have the features of GOOD's molecules, nine and three, and not the 39 and 10 of DrugOOD's own loader.
+    Atoms and bonds have the features of GOOD's molecules, nine and three, and not the 39 and 10 of DrugOOD's own
+    loader.
 
     Args:
         shift: the domain in the file's name. split: ``covariate``, the only one. file: its name in the data folder.
