@@ -247,7 +247,7 @@ def main() -> None:
     data = sum(WIDTHS.values()) * options.items * 4 / 2**20
     detail = f"{one:.0f} MiB against {four:.0f} MiB; the features are {data:.0f} MiB"
     rows.append(
-        row("peak memory of VBPR with CKD over that with four copies of the features", one / max(four, 1e-9), 0.4, "lower", detail)
+        row("peak memory over that with four copies of the features", one / max(four, 1e-9), 0.4, "lower", detail)
     )
     for found in rows:
         sign = ">=" if found["better"] == "higher" else "<="

@@ -63,5 +63,5 @@ def test_missing_and_broken_files_are_one_line(tmp_path: Path) -> None:
         build(tmp_path, "Toys", lambda texts: np.ones((len(texts), 1)), image_dim=DIM + 1)
     with gzip.open(tmp_path / "reviews_Toys_5.json.gz", "wt") as file:
         file.write('{"reviewerID": "U0"}\n')
-    with pytest.raises(DataError, match="is broken after line 1"):
+    with pytest.raises(DataError, match="is broken after line 0"):
         build(tmp_path, "Toys", lambda texts: np.ones((len(texts), 1)), image_dim=DIM)
