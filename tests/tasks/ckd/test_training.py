@@ -226,3 +226,14 @@ def test_the_modalities_are_alike_but_for_their_names() -> None:
         assert first["loss"].item() == pytest.approx(second["loss"].item(), rel=1e-4)
         assert first["weight/text"].item() == pytest.approx(second["weight/image"].item(), rel=1e-3)
         assert first["weight/image"].item() == pytest.approx(second["weight/text"].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", MULTIMODAL)
+def test_three_modalities(name: str) -> None:
+    model, training = trained(name, CKD(), steps=0, count=3)
+    training.teachers = {m: tuple(v.detach() for v in backbone(name, count=3, seed=3)((m,))) for m in model.modalities}
+    optimizer = training.optimizer()
+    for number in range(3):
+        logs = training.step(number, optimizer)
+    assert sum(logs[f"weight/{m}"].item() for m in model.modalities) == pytest.approx(3, abs=1e-4)
+    assert bool(torch.isfinite(logs["loss"]))
