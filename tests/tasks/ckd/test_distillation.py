@@ -168,7 +168,7 @@ def test_parts_can_be_left_out() -> None:
         for off in ({"specific": False}, {"generic": False})
     ]
     assert sum(part.item() for part in parts) == pytest.approx(whole.item(), rel=1e-5)
-    assert float(CounterfactualDistillation(alpha=0.0)(joint, alone, teachers, alone, teachers)) == 0
+    assert CounterfactualDistillation(alpha=0.0)(joint, alone, teachers, alone, teachers).item() == 0
     both = CounterfactualDistillation(specific=False, generic=False)(joint, alone, teachers)
     assert float(both) == 0
 

@@ -87,6 +87,22 @@ def test_a_trained_model_is_used_without_the_runner(tmp_path: Path) -> None:
     assert found["recall@20"] == pytest.approx(metrics["test/recall@20"])
 
 
+def test_a_job_killed_after_its_last_validation_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    whole, folder = run_job(tmp_path, "method=ckd")
+    curve = (folder / "curve.json").read_text()
+    (folder / "fit.json").unlink()
+    again, _ = run_job(tmp_path, "method=ckd")
+    assert timeless(again) == timeless(whole) and (folder / "curve.json").read_text() == curve
+
+
+def test_a_backbone_s_options_may_name_modalities(tmp_path: Path) -> None:
+    spec = "backbone={name: freedom, weights: {text: 0.7, image: 0.3}}"
+    metrics, _ = run_job(tmp_path, spec, "method=joint", "smoke.max_users=40")
+    assert metrics["test/recall@20"] is not None
+    with pytest.raises(UserError, match="the modalities are text, image"):
+        run_job(tmp_path / "b", spec.replace("image", "sound"), "method=joint", "smoke.max_users=40")
+
+
 def test_results_depend_on_no_global_state(tmp_path: Path) -> None:
     first, _ = run_job(tmp_path / "a")
     torch.rand(17)

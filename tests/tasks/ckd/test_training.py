@@ -202,3 +202,38 @@ def test_generic_triples_are_a_function_of_the_step() -> None:
     one = Step(4, 0, model, training.sampler.batch(4), SETTINGS, {}).generic.triples
     other = Step(4, 0, model, training.sampler.batch(4), SETTINGS, {}).generic.triples
     assert all(torch.equal(a, b) for a, b in zip(one, other)) and len(one.user) == SETTINGS.generic
+
+
+def test_the_modalities_are_alike_but_for_their_names() -> None:
+    """Exchange the features of two modalities, and their weights with them: the same losses, exchanged weights."""
+    given = {"text": features()["text"], "image": features()["text"].flip(0)}
+    logs = []
+    for names in (("text", "image"), ("image", "text")):
+        swapped = dict(zip(given, (given[name] for name in names)))
+        model = backbone("vbpr", given=swapped)
+        with torch.no_grad():
+            if names[0] == "image":
+                one = backbone("vbpr", given=given)
+                for ours, theirs in (("text", "image"), ("image", "text")):
+                    model.preference[ours].load_state_dict(one.preference[theirs].state_dict())
+                    model.project[ours].load_state_dict(one.project[theirs].state_dict())
+        other = backbone("vbpr", seed=5, given=given)
+        teachers = {name: tuple(v.detach() for v in other((source,))) for name, source in zip(given, names)}
+        training = Training(model, CKD(), lists(), lists(5, 0.05), SETTINGS, seed=0, teachers=teachers)
+        optimizer = training.optimizer()
+        logs.append([training.step(number, optimizer) for number in range(4)])
+    for first, second in zip(*logs):
+        assert first["loss"].item() == pytest.approx(second["loss"].item(), rel=1e-4)
+        assert first["weight/text"].item() == pytest.approx(second["weight/image"].item(), rel=1e-3)
+        assert first["weight/image"].item() == pytest.approx(second["weight/text"].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", MULTIMODAL)
+def test_three_modalities(name: str) -> None:
+    model, training = trained(name, CKD(), steps=0, count=3)
+    training.teachers = {m: tuple(v.detach() for v in backbone(name, count=3, seed=3)((m,))) for m in model.modalities}
+    optimizer = training.optimizer()
+    for number in range(3):
+        logs = training.step(number, optimizer)
+    assert sum(logs[f"weight/{m}"].item() for m in model.modalities) == pytest.approx(3, abs=1e-4)
+    assert bool(torch.isfinite(logs["loss"]))

@@ -78,16 +78,17 @@ class MultimodalRecommender(LightningModule):
     def _check_backbone(self) -> None:
         """A wrong name or option ends here, before anything is written: a tiny one is built."""
         graph = Graph(torch.tensor([0, 1]), torch.tensor([0, 1]), 2, 3)
-        tiny = make_backbone(self.spec, graph, {"a": torch.eye(3), "b": torch.ones(3, 2)}, **self._tiny_options())
+        # What names modalities fits real data only.
+        options = {key: value for key, value in self.options.items() if not isinstance(value, Mapping)}
+        spec = self.spec
+        if isinstance(spec, Mapping):
+            spec = {key: value for key, value in spec.items() if not isinstance(value, Mapping)}
+        tiny = make_backbone(spec, graph, {"a": torch.eye(3), "b": torch.ones(3, 2)}, **options)
         if self.method.least and not tiny.modalities:
-            name = self.spec if isinstance(self.spec, str) else self.spec.get("name")
+            name = spec if isinstance(spec, str) else spec.get("name")
             raise ConfigError(
                 f"method={self.label} needs modalities, and backbone={name} has none; choose vbpr, mmgcn, …"
             )
-
-    def _tiny_options(self) -> dict[str, Any]:
-        """Options that name modalities fit real data only."""
-        return {key: value for key, value in self.options.items() if not isinstance(value, Mapping)}
 
     # Building
 
@@ -220,7 +221,8 @@ class MultimodalRecommender(LightningModule):
             views = dict(views_of(self.backbone, self.method))
         found = self._rank(views, test=True)
         own = [value for name, value in found.items() if name.startswith(f"{SELECTION}/")]
-        found[f"weakest@{max(KS)}"] = min(own) if own else found[SELECTION]
+        if own:
+            found[f"weakest@{max(KS)}"] = min(own)
         found["validation"] = self._rank({"": views[""]}, test=False)[SELECTION]
         if not math.isfinite(found[SELECTION]):
             log.warning("the training diverged: its vectors are not finite; lower lr=%g", self.settings.lr)

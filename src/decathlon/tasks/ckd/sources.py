@@ -92,12 +92,16 @@ class LatticeFolder:
         """The training file.
 
         Raises:
-            DataError: one of the files is missing; ``scripts/amazon.py`` makes them from the public ones.
+            DataError: one of the files is missing; ``decathlon.tasks.ckd.amazon`` makes them from the public ones.
         """
         folder = Path(root) / self.folder
-        for name in ("val.json", "test.json", *self.features.values()):
-            raw_file(folder, [name])
-        return raw_file(folder, ["train.json"])
+        for name in ("train.json", "val.json", "test.json", *self.features.values()):
+            if not (folder / name).is_file():
+                raise DataError(
+                    f"{name} not found in {folder}; put the processed set there, or build it from the public files: "
+                    f"python -m decathlon.tasks.ckd.amazon --help"
+                )
+        return folder / "train.json"
 
     def read(self, root: str | Path) -> Catalogue:
         """Read all files."""
