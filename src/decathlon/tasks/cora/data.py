@@ -67,7 +67,7 @@ class BucketOrder(BatchOrder):
 
 def check_method(method: Mapping[str, Any]) -> Method:
     """The method of a config, its options checked."""
-    made = build(method, called="method")
+    made = build({key: value for key, value in method.items() if key != "trains"}, called="method")
     if not isinstance(made, Method):
         raise ConfigError(f"method={method.get('name')}: {method['class']} is no decathlon.tasks.cora.methods.Method")
     return made
