@@ -1,4 +1,4 @@
-"""The paper's column "improve", recomputed: the mean over AUC and UAUC of CoRA-MF / baseline - 1, from a table's numbers.
+"""The paper's column "improve", recomputed: the mean over AUC and UAUC of CoRA-MF / baseline - 1.
 
     python scripts/analysis/cora_improve.py [results_dir]
 

@@ -2,10 +2,10 @@
 
     python scripts/bench/cora.py [--rows 32] [--repeats 3] [--layers 30]
 
-The plain way: unmodified transformers modules, each adapted projection with a LoRA-like branch of its own, batches in the
-order of arrival padded on the left, logits of all positions and words. Ours: batches of similar length padded on the
+The plain way: unmodified transformers modules, each adapted projection with a LoRA-like branch of its own, batches in
+the order of arrival padded on the left, logits of all positions and words. Ours: batches of similar length padded on the
 right, one product per input, the last position through two rows of the head. Both compute the same scores, which is
-checked. Interleaved medians.
+checked.
 """
 
 import argparse
@@ -80,13 +80,13 @@ def scores(cora: CoRA, prompts: list[list[int]], users: Tensor, items: Tensor, h
 
 
 def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way, taken in turns."""
+    """Median CPU seconds of each way, taken in turns; they are disturbed less than the clock by other programs."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             way()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
