@@ -138,7 +138,7 @@ class PersonPromptMethod(CoLLMMethod):
 class Prompt4NRMethod(TALLRecMethod):
     """Three learnt tokens for all users and three for all items, together with LoRA."""
 
-    stages = (Stage("soft"),)
+    stages: tuple[Stage, ...] = (Stage("soft"),)
     slots = 3
 
     def adapter(self, llm: Any, sizes: Sizes) -> Adapter:
