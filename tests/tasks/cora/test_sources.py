@@ -26,12 +26,12 @@ def test_the_months_of_movielens_1m() -> None:
 
 
 def test_missing_or_broken_files_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="ml-1m.zip not found"):
+    with pytest.raises(DataError, match=r"ml-1m\.zip not found"):
         movielens.ml1m(tmp_path)
     (tmp_path / "ml-1m.zip").write_bytes(b"no archive")
-    with pytest.raises(DataError, match="no intact ml-1m.zip"):
+    with pytest.raises(DataError, match=r"no intact ml-1m\.zip"):
         movielens.ml1m(tmp_path)
-    with pytest.raises(DataError, match="Books_5.json.gz not found"):
+    with pytest.raises(DataError, match=r"Books_5\.json\.gz not found"):
         amazon.amazon_book(tmp_path)
 
 

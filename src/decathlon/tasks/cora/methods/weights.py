@@ -75,6 +75,11 @@ class LoRAAdapter(Adapter):
         with self.lora.applied():
             yield
 
+    @contextmanager
+    def without_pair(self) -> Iterator[None]:
+        with self.lora.applied():
+            yield
+
 
 class TALLRecMethod(Method):
     """Static LoRA on the text prompt (arXiv 2305.00447); CoLLM's first stage."""
