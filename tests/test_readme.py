@@ -84,6 +84,14 @@ def surroundings_ckd() -> dict[str, Any]:
     return found | {"generic_alone": scores(40), "generic_teachers": scores(40)}
 
 
+def surroundings_cora() -> dict[str, Any]:
+    from decathlon.language.tiny import tiny_model
+
+    ids = torch.randint(0, 40, (3, 7))
+    vectors = {"user_vectors": torch.randn(3, 64), "item_vectors": torch.randn(3, 64)}
+    return {"llm": tiny_model("llama", 40), "input_ids": ids, "attention_mask": torch.ones_like(ids), **vectors}
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: re.search(r"decathlon\.tasks\.(\w+)", block).group(1))  # type: ignore[union-attr]
 def test_block(block: str) -> None:
     task = re.search(r"decathlon\.tasks\.(\w+)", block).group(1)  # type: ignore[union-attr]

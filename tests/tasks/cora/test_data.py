@@ -75,8 +75,7 @@ def test_cold_ids_go_to_zero(tmp_path: Path) -> None:
     start = trained(tmp_path, log, "mf", {**options, "epochs": 1})
     model = trained(tmp_path, log, "mf", options)
     cold = ~torch.isin(torch.arange(log.user_count), log.users[log.rows(0)])
-    epochs = 40 - 1
-    assert cold.any() and epochs and float(model.user.weight[cold].norm()) < float(start.user.weight[cold].norm())
+    assert cold.any() and float(model.user.weight[cold].norm()) < float(start.user.weight[cold].norm())
 
 
 def test_batches_are_of_similar_length_and_hold_every_row_once() -> None:
@@ -99,6 +98,9 @@ OWN = "user,item,rating,timestamp\n" + "".join(
     f"u{row % 7},i{row % 5},{1 + (row * 7) % 5},{row}\n" for row in range(120)
 )
 TITLES = "item,title\n" + "".join(f"i{n},Book {n}\n" for n in range(5))
+
+
+PART = ("train", "valid")
 
 
 def own(tmp_path: Path, rows: str = OWN, titles: str = TITLES, **options: object):
@@ -132,7 +134,7 @@ def test_own_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (OWN, TITLES, {"interactions": None}, "needs interactions=<file> and items=<file>"),
         (OWN, TITLES, {"colour": 1}, "has no option colour"),
         (
-            "user,item,label,timestamp,split\n" + "".join(f"{n},i1,{n % 2},{n},{'train' if n < 9 else 'valid'}\n" for n in range(20)),
+            "user,item,label,timestamp,split\n" + "".join(f"{n},i1,{n % 2},{n},{PART[n > 9]}\n" for n in range(20)),
             TITLES, {}, "the test split has no rows",
         ),
     ],

@@ -12,13 +12,17 @@ from decathlon.language.prefix import block_input
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
+from decathlon.rows import read_rows
+from decathlon.tasks.cora import CoRA
 from decathlon.tasks.cora.decoder import answer_logits, last_hidden, load_model
 from decathlon.tasks.cora.module import Recommender
+from decathlon.tasks.cora.prompts import answers
 
 FAST = [
-    "task=cora", "trainer=cpu", "figures=false", "dataset.decoder.steps=2", "dataset.options.people=60", "dataset.options.films=40",
-    "dataset.options.rows=10", "train_rows=64", "valid_rows=40", "iterations=2", "epochs=2", "batch_size=8", "warmup=0",
-    "dataset.collaborative.mf.epochs=2", "dataset.collaborative.binary.epochs=2", "max_tokens=700", "rank=4",
+    "task=cora", "trainer=cpu", "figures=false", "dataset.decoder.steps=2", "dataset.options.people=60",
+    "dataset.options.films=40", "dataset.options.rows=10", "train_rows=64", "valid_rows=40", "iterations=2", "epochs=2",
+    "batch_size=8", "warmup=0", "dataset.collaborative.mf.epochs=2", "dataset.collaborative.binary.epochs=2",
+    "max_tokens=700", "rank=4",
 ]  # fmt: skip
 
 
@@ -70,6 +74,46 @@ def test_only_the_adapter_is_trained_and_kept(tmp_path: Path, data: Path) -> Non
     assert all(p.grad is None for p in module.data.models["mf"].parameters())
     saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert set(saved) == {f"adapter.{name}" for name, _ in module.adapter.named_parameters()}
+
+
+def test_what_was_trained_serves_without_the_runner(tmp_path: Path, data: Path) -> None:
+    metrics, folder, module = job(tmp_path, data, "lr=1e-2")
+    assert metrics["test/general_after"] == metrics["test/general_before"]  # no pair, no change
+    state = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    llm, tokenizer = load_model("catalogue", data, training={"steps": 2})
+    cora = CoRA(llm, 32, 32, rank=4, blocks=2, queries=4, layers=2, heads=8, inner=256).eval()
+    cora.load_state_dict({name.removeprefix("adapter.cora."): value for name, value in state.items()})
+    row = read_rows(folder)[0]
+    place = torch.tensor([module.data.rows.tolist().index(int(row["id"]))])
+    batch = module.data.batch(place, "text", torch.device("cpu"), None)
+    with cora.personalised(*batch.vectors), torch.no_grad():
+        logits = llm(batch.ids).logits[0, -1]
+    yes, no = answers(tokenizer)
+    assert float(logits[yes] - logits[no]) == pytest.approx(row["score"], abs=1e-4)
+
+
+def test_static_lora_stays_in_the_model(tmp_path: Path, data: Path) -> None:
+    metrics, *_ = job(tmp_path, data, "method=tallrec", "lr=1e-2")
+    assert metrics["test/general_after"] != metrics["test/general_before"]
+
+
+def test_own_files_run(tmp_path: Path, data: Path) -> None:
+    from tests.tasks.cora.test_data import OWN, TITLES
+
+    (tmp_path / "mine.csv").write_text(OWN)
+    (tmp_path / "titles.csv").write_text(TITLES)
+    files = [
+        f"interactions={tmp_path / 'mine.csv'}",
+        f"items={tmp_path / 'titles.csv'}",
+        "dataset.options.plural=books",
+    ]
+    own = [one for one in FAST if "options" not in one and "decoder" not in one]
+    own += ["dataset=csv", "model=catalogue", "decoder={steps: 2}", "dataset.collaborative.mf.size=16", *files]
+    config = compose_config([*own, f"data_dir={data}", f"results_dir={tmp_path}"])
+    made = Job.of(config)
+    made.folder.mkdir(parents=True)
+    metrics = execute(made.config, made.folder, construct(made.config))["metrics"]
+    assert 0 <= metrics["test/auc"] <= 1 and metrics["test/rows"] == 12
 
 
 def test_stages_train_one_after_the_other(tmp_path: Path, data: Path) -> None:
@@ -127,6 +171,9 @@ def test_a_killed_test_goes_on_to_the_same_bits(tmp_path: Path, data: Path, monk
     assert lines[0] == lines[1]
 
 
+ADDED = ["dataset.collaborative.mf.width=3", "method.strength=3"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -146,10 +193,9 @@ def test_a_killed_test_goes_on_to_the_same_bits(tmp_path: Path, data: Path, monk
     ],
 )
 def test_bad_options_end_in_one_line(override: str, message: str, data: Path) -> None:
+    given = f"+{override}" if override in ADDED else override
     with pytest.raises(ConfigError, match=message) as caught:
-        construct(
-            compose_config([*FAST, f"+{override}" if "width" in override or "strength" in override else override])
-        )
+        construct(Job.of(compose_config([*FAST, given])).config)
     assert "\n" not in str(caught.value)
 
 

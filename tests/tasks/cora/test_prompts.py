@@ -11,7 +11,8 @@ LIKED = ["Old (1950)", "  Alien (1979) ", "", "Heat (1995)"]
 
 def test_the_text_prompt() -> None:
     assert Template("text").text(LIKED, " Fargo (1996) ") == (
-        '#Question: A user has given high ratings to the following movies: "Old (1950)", "Alien (1979)", "Heat (1995)". '
+        '#Question: A user has given high ratings to the following movies: "Old (1950)", "Alien (1979)", '
+        '"Heat (1995)". '
         'Leverage the information to predict whether the user would enjoy the movie titled "Fargo (1996)"? '
         'Answer with "Yes" or "No". \\n#Answer:'
     )
@@ -26,9 +27,10 @@ def test_books_an_empty_history_a_real_newline_and_the_window() -> None:
 
 def test_prompts_with_slots() -> None:
     assert Template("identity").text(["A"], "B", "0110", "1001") == (
-        '#Question: A user has given high ratings to the following movies: "A". Additionally, we have information about '
-        "the user's preferences encoded in the feature 0110. Using all available information, make a prediction about "
-        'whether the user would enjoy the movie titled "B" with the feature 1001? Answer with "Yes" or "No". \\n#Answer:'
+        '#Question: A user has given high ratings to the following movies: "A". Additionally, we have information '
+        "about the user's preferences encoded in the feature 0110. Using all available information, make a prediction "
+        'about whether the user would enjoy the movie titled "B" with the feature 1001? Answer with "Yes" or "No". '
+        "\\n#Answer:"
     )
     assert Template("soft").text(["A"], "B", "u", "i") == (
         '#Question: u "A" [SEP] i "B" [SEP] Using all available information, make a prediction about whether the user '

@@ -56,8 +56,9 @@ class CoRA(nn.Module):
         self.generator = make_generator(generator, self.user_dim, self.item_dim, **options)
         places = {(kind, block): decoder.projection(kind, block) for block in self.blocks for kind in modules}
         self.widths = {place: found.inputs for place, found in places.items()}
+        features = int(self.generator.width)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict(
-            {str(one): nn.Linear(self.generator.width, one * self.rank) for one in sorted(set(self.widths.values()))}
+            {str(one): nn.Linear(features, one * self.rank) for one in sorted(set(self.widths.values()))}
         )
         self.outputs = nn.ParameterDict(
             {_key(place): nn.Parameter(torch.zeros(self.rank, found.outputs)) for place, found in places.items()}

@@ -19,7 +19,7 @@ from decathlon.orders import BatchOrder
 from decathlon.randomness import generator
 from decathlon.tasks.cora.collaborative import Collaborative, check_collaborative, trained
 from decathlon.tasks.cora.decoder import DecoderTraining, load_model
-from decathlon.tasks.cora.frozen import Frozen, frozen_states
+from decathlon.tasks.cora.frozen import DTYPES, Frozen, frozen_states
 from decathlon.tasks.cora.log import Chosen, Log, choose
 from decathlon.tasks.cora.methods import Batch, Method, Sizes
 from decathlon.tasks.cora.prompts import Template, answers, tokenised
@@ -67,7 +67,7 @@ class BucketOrder(BatchOrder):
 
 def check_method(method: Mapping[str, Any]) -> Method:
     """The method of a config, its options checked."""
-    made = build(method, called="method")
+    made = build({key: value for key, value in method.items() if key != "trains"}, called="method")
     if not isinstance(made, Method):
         raise ConfigError(f"method={method.get('name')}: {method['class']} is no decathlon.tasks.cora.methods.Method")
     return made
@@ -106,6 +106,8 @@ class RecommendationData(LightningDataModule):
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ConfigError(f"{name}={count} must be at least 1")
+        if cache_dtype is not None and cache_dtype not in DTYPES:
+            raise ConfigError(f"cache_dtype={cache_dtype} is unknown; choose {', '.join(DTYPES)}, or null")
         if valid_share <= 0:
             raise ConfigError(f"valid_share={valid_share} must be positive")
         self.collaborative_options = dict(dataset.get("collaborative") or {})
@@ -139,7 +141,7 @@ class RecommendationData(LightningDataModule):
         self._read = read(self.root, self.dataset, self.data_seed)
         self._collaborative_models(self._read)
         if self.method.uses_llm:
-            load_model(root=self.root, **self.model_options)
+            self._load()
 
     def setup(self, stage: str | None = None) -> None:
         if self.log is not None:
@@ -156,14 +158,21 @@ class RecommendationData(LightningDataModule):
         self.models = self._collaborative_models(self.log)
         self.sources = self._vector_sources()
         if self.method.uses_llm:
-            try:
-                self.llm, self.tokenizer = load_model(root=self.root, **self.model_options)
-                self.answers = answers(self.tokenizer)
-            except ValueError as error:
-                raise ConfigError(f"model={self.model_options['name']}: {error}") from error
+            self.llm, self.tokenizer, self.answers = self._load()
             self.lengths = torch.tensor([len(ids) for ids in self.prompts(self.last_prompt)])
-            check_positions(self.llm, int(self.lengths.max()))
+            try:
+                check_positions(self.llm, int(self.lengths.max()))
+            except ValueError as error:
+                raise ConfigError(f"model={self.model_options['name']}: {error}; lower history") from error
             self.order = BucketOrder(self.lengths[self.places["train"]], self.batch_size, self.seed)
+
+    def _load(self) -> tuple[Any, Any, tuple[int, int]]:
+        """The language model, its tokenizer, and the tokens of its answers."""
+        try:
+            llm, tokenizer = load_model(root=self.root, **self.model_options)
+            return llm, tokenizer, answers(tokenizer)
+        except ValueError as error:
+            raise ConfigError(f"model={self.model_options['name']}: {error}") from error
 
     def _collaborative_models(self, rows: Log) -> dict[str, Collaborative]:
         names = sorted({self.method.collaborative, "mf"} - {""})
@@ -214,7 +223,8 @@ class RecommendationData(LightningDataModule):
 
     def frozen(self, first: int | None) -> Frozen | None:
         """What enters block ``first`` of the frozen model for the text prompts, if that is worth keeping."""
-        if first is None or first < 1 or self.cache_dtype is None or self.last_prompt != "text":
+        kinds = {stage.prompt for stage in self.method.stages} or {"text"}
+        if first is None or first < 1 or self.cache_dtype is None or "text" not in kinds:
             return None
         if first not in self._frozen:
             self._frozen[first] = frozen_states(

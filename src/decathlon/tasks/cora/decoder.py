@@ -61,7 +61,7 @@ class DecoderTraining:
     width: int = 64
     heads: int = 4
     inner: int = 128
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 16
     lr: float = 3e-3
     warmup: int = 50

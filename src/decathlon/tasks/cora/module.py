@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from decathlon import distributed
 from decathlon.errors import ConfigError
+from decathlon.language.prefix import from_block
 from decathlon.randomness import seeded
 from decathlon.recommendation.ctr import auc, uauc
 from decathlon.rows import append, mend, read_rows, rows_path
@@ -20,6 +21,7 @@ from decathlon.schedules import schedule
 from decathlon.tasks.cora.data import RecommendationData, check_method
 from decathlon.tasks.cora.decoder import answer_logits, last_hidden
 from decathlon.tasks.cora.frozen import Frozen
+from decathlon.tasks.cora.general import general_ability
 from decathlon.tasks.cora.methods import Adapter, Batch, Stage
 from decathlon.tasks.cora.methods.alone import bias_scores, logistic_scores
 
@@ -34,6 +36,7 @@ class Recommender(LightningModule):
     known to training (``_warm``) and of the others (``_cold``). On the same rows: ``test/bias_auc`` (shrunk means),
     ``test/lr_auc`` (logistic regression on the frozen collaborative vectors), ``test/mf_auc`` (their own dot
     product), ``test/frozen_auc`` (the language model as it is, where its states are kept), and the same with ``uauc``.
+    ``test/general_before``, ``_after``: of a trained method, see :mod:`~.general`.
 
     Args:
         method: config. score: ``yes`` (the raw logit of Yes) or ``yes_minus_no``.
@@ -184,11 +187,9 @@ class Recommender(LightningModule):
         known = batch.ids.clamp_min(0)
         with adapter.applied(batch):
             if batch.hidden is not None and adapter.first is not None:
-                from decathlon.language.prefix import from_block
-
                 with from_block(llm, adapter.first, batch.hidden):
                     last = last_hidden(llm, known, batch.lengths)
-            elif adapter.first is None:
+            elif (batch.ids < 0).any():
                 embeds = adapter.embeds(batch, llm.get_input_embeddings()(known))
                 last = last_hidden(llm, known, batch.lengths, embeds)
             else:
@@ -212,6 +213,9 @@ class Recommender(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         seen = torch.cat(distributed.gather_rows(torch.cat(self._seen), self.device))
+        # Several processes may have scored a row twice.
+        seen = seen[seen[:, 0].argsort(stable=True)]
+        seen = seen[torch.cat([torch.ones(1, dtype=torch.bool), seen[1:, 0] != seen[:-1, 0]])]
         places = seen[:, 0].long()
         assert self.data.log is not None
         rows = self.data.rows[places]
@@ -272,6 +276,7 @@ class Recommender(LightningModule):
         metrics = self._metrics(rows, scores) | self._beside(rows)
         if self.method.stages:
             metrics["diverged"] = float(self.diverged)
+            metrics |= general_ability(self.data.llm, self.data.tokenizer, self.adapter)
             metrics["parameters"] = float(sum(p.numel() for p in self.adapter.parameters() if p.requires_grad))
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
         if self.trainer.is_global_zero:

@@ -65,7 +65,7 @@ class Adapter(nn.Module):
     """What is trained beside a frozen language model.
 
     attributes:
-        first: the lowest block that it changes; what enters it is the frozen model's. None: it changes the embeddings.
+        first: the lowest block that it changes; what enters it for a text prompt is the frozen model's. None: none.
     """
 
     first: int | None = None
@@ -73,6 +73,11 @@ class Adapter(nn.Module):
     @contextmanager
     def applied(self, batch: Batch) -> Iterator[None]:
         """The language model as it is for a batch, while the context is open."""
+        yield
+
+    @contextmanager
+    def without_pair(self) -> Iterator[None]:
+        """The language model as the method leaves it for texts that are about no user and no item."""
         yield
 
     def embeds(self, batch: Batch, embeds: Tensor) -> Tensor:

@@ -1,18 +1,16 @@
 """Methods that put vectors in the place of tokens: CoLLM, PersonPrompt, Prompt4NR."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from decathlon.tasks.cora.methods.base import Adapter, Batch, Sizes, Stage, StaticLoRA
-from decathlon.tasks.cora.methods.weights import TALLRecMethod
+from decathlon.tasks.cora.methods.weights import LoRAAdapter, TALLRecMethod
 from decathlon.tasks.cora.prompts import ITEM, USER
 
 
-class SoftAdapter(Adapter):
+class SoftAdapter(LoRAAdapter):
     """Static LoRA, and tokens for the slots of the prompt.
 
     Args:
@@ -20,13 +18,8 @@ class SoftAdapter(Adapter):
     """
 
     def __init__(self, lora: StaticLoRA, tokens: "Tokens") -> None:
-        super().__init__()
-        self.lora, self.tokens = lora, tokens
-
-    @contextmanager
-    def applied(self, batch: Batch) -> Iterator[None]:
-        with self.lora.applied():
-            yield
+        super().__init__(lora)
+        self.tokens = tokens
 
     def embeds(self, batch: Batch, embeds: Tensor) -> Tensor:
         made = self.tokens(batch)
@@ -138,7 +131,7 @@ class PersonPromptMethod(CoLLMMethod):
 class Prompt4NRMethod(TALLRecMethod):
     """Three learnt tokens for all users and three for all items, together with LoRA."""
 
-    stages = (Stage("soft"),)
+    stages: tuple[Stage, ...] = (Stage("soft"),)
     slots = 3
 
     def adapter(self, llm: Any, sizes: Sizes) -> Adapter:

@@ -43,7 +43,7 @@ class CoRAMethod(Method):
         permuted: each row gets the vectors of the pair of another row: the control that must lose what CoRA gains.
     """
 
-    stages = (Stage("text"),)
+    stages: tuple[Stage, ...] = (Stage("text"),)
 
     def __init__(
         self, collaborative: str = "mf", rank: int = 16, alpha: float | None = None,
@@ -54,7 +54,7 @@ class CoRAMethod(Method):
         self.collaborative, self.permuted = collaborative, permuted
         self.generator, self.options = generator, dict((options or {}).get(generator) or {})
         make_generator(generator, 64, 64, **self.options)  # its options are looked at before anything is written
-        self.given = {
+        self.given: dict[str, Any] = {
             "rank": rank, "alpha": alpha, "blocks": blocks, "modules": list(modules), "dropout": dropout,
         }  # fmt: skip
 
@@ -75,11 +75,16 @@ class LoRAAdapter(Adapter):
         with self.lora.applied():
             yield
 
+    @contextmanager
+    def without_pair(self) -> Iterator[None]:
+        with self.lora.applied():
+            yield
+
 
 class TALLRecMethod(Method):
     """Static LoRA on the text prompt (arXiv 2305.00447); CoLLM's first stage."""
 
-    stages = (Stage("text"),)
+    stages: tuple[Stage, ...] = (Stage("text"),)
 
     def __init__(
         self, rank: int = 8, alpha: float = 16.0, blocks: int | Sequence[int] | None = None,
