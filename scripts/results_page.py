@@ -56,12 +56,14 @@ def results(tables: dict[str, str]) -> str:
 
 
 def summary(tables: dict[str, str]) -> str:
-    """How many claims of each small table hold, are undecided and fail, as Markdown."""
-    lines = ["| table | what it compares | hold | undecided | fail |", "| --- | --- | --- | --- | --- |"]
-    for name, text in tables.items():
-        if name.endswith("small"):
+    """How many claims of each task's small tables hold, are undecided and fail, as Markdown."""
+    lines = ["| task | small tables | hold | undecided | fail |", "| --- | --- | --- | --- | --- |"]
+    for task in catalog.tasks():
+        small = {name: text for name, text in tables.items() if name.startswith(f"{task}/") and name.endswith("small")}
+        if small:
+            text, names = "\n".join(small.values()), ", ".join(f"`{name.partition('/')[2]}`" for name in small)
             counts = [len(re.findall(rf"^\| \*{verdict}\*", text, re.MULTILINE)) for verdict in VERDICTS]
-            lines.append(f"| `{name}` | {text.partition(': mean')[0]} | {' | '.join(map(str, counts))} |")
+            lines.append(f"| `{task}` | {names} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines) + "\n"
 
 

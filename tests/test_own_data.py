@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import decathlon
 from tests.conftest import ROOT, Door
 
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
@@ -60,6 +61,10 @@ def test_the_example_runs_as_printed(
         elif language == "python" and not name:
             exec(compile(text, f"docs/own-data.md {task}", "exec"), {})
     assert ran
+    if task == "kele":  # what the page of uses says of own edits
+        edited = decathlon.load(next(here.glob("results/kele/edits/*/*")))
+        assert set(edited.updates) == {"1", "2"}
+        edited.write("1", "2")
     for line in re.findall(r"record (\S+)", done.stdout)[:1]:
         metrics = json.loads((here / line).read_text())["metrics"]
         assert any(value is not None for name, value in metrics.items() if name.startswith("test/"))

@@ -139,9 +139,10 @@ def list_tasks(options: argparse.Namespace) -> None:
         console.print(f"[bold]{task}[/bold]  {title} [dim]{paper}[/dim]")
         names = {name: catalog.read(f"datasets/{task}/{name}") for name in catalog.datasets(task)}
         embedded = [name for name, config in names.items() if config.get("embedded")]
-        download = [name for name in names if name not in embedded]
+        own = [name for name, config in names.items() if config.get("own")]
         _print_names("embedded", embedded, names, options.task)
-        _print_names("download", download, names, options.task)
+        _print_names("download", [name for name in names if name not in (*embedded, *own)], names, options.task)
+        _print_names("your own", own, names, options.task)
         methods = {name: catalog.read(f"methods/{task}/{name}") for name in catalog.methods(task)}
         _print_names("methods", list(methods), methods, options.task)
         tables = {name: catalog.read(f"experiment/{name}").get("table", {}) for name in catalog.experiments(task)}

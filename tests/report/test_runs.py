@@ -174,6 +174,7 @@ def test_clean_removes_what_it_said_and_only_with_yes(root: Path, decathlon_here
         (job.folder / "checkpoints" / "last.ckpt").write_bytes(b"x" * 5000)
     (keep.folder / "metrics.json.broken").write_text("{")
     (keep.folder / ".metrics.abcdefgh.part.json").write_text("{")
+    (keep.folder / ".trained.abcdefgh").mkdir()
     (keep.folder / "mine.txt").write_text("a user's own")
     (root / "mine.txt").write_text("a user's own")
     before = sorted(root.rglob("*"))

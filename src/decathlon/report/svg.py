@@ -91,7 +91,7 @@ _COLOURS = 8  # classes c0 … c7 of the style; beyond them, dashes
 
 
 def _lines(chart: Lines, description: str) -> Markup:
-    left, right, top, bottom = 56, WIDTH - 150, 30, 260
+    left, right, top, bottom = 56, WIDTH - (150 if len(chart.series) > 1 else 20), 30, 260
     points = [point for series in chart.series for point in series.points]
 
     def scaled(value: float) -> float:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from decathlon import locks
+from decathlon import locks, trained
 from decathlon.errors import DataError
 from decathlon.runner import records
 from decathlon.runner.forecast import size_of
@@ -60,8 +60,10 @@ def strays(results: Results) -> Iterable[Removal]:
             yield Removal(folder, "never began", size_of(folder), folder / "lock")
             continue
         for path in (*folder.glob("*"), *folder.glob("checkpoints/*")):
-            if path.is_file() and not path.is_symlink() and _LEFT_BEHIND.fullmatch(path.name):
-                yield Removal(path, "left behind by a killed run", path.stat().st_size, folder / "lock")
+            ours = path.is_file() or path.name.startswith(f".{trained.FOLDER}.")
+            if ours and not path.is_symlink() and _LEFT_BEHIND.fullmatch(path.name):
+                size = size_of(path) if path.is_dir() else path.stat().st_size
+                yield Removal(path, "left behind by a killed run", size, folder / "lock")
     for notes in sorted(results.root.glob(".sweeps/*/.sweep-*/")):
         if not locks.is_locked(notes / "lock"):
             yield Removal(notes, "notes of a sweep that was killed", size_of(notes), notes / "lock")

@@ -30,7 +30,7 @@ NOT_IDENTITY = (
 )
 
 # What a task, a dataset or a method says of itself.
-DESCRIPTIVE = ("title", "paper", "embedded", "methods", "threads", "undefined", "trained")
+DESCRIPTIVE = ("title", "paper", "embedded", "methods", "threads", "undefined", "trained", "own")
 
 
 @dataclass
