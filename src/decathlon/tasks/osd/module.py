@@ -170,8 +170,11 @@ class LanguageModelling(LightningModule):
 
     def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """What belongs to a step: before a checkpoint is written."""
-        if self._began is not None:
+        if self._began is not None and not self.per_layer:  # there the updates are part of the backward pass
             self.update_seconds.append(time.perf_counter() - self._began)
+        if self._step_began is not None:
+            self.train_seconds += time.perf_counter() - self._step_began
+        self._began = self._step_began = None
         self.done += 1
         loss = torch.stack(self._parts).mean()
         self._parts.clear()
