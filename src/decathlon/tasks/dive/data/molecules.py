@@ -39,7 +39,7 @@ class Molecules:
         column: a column that says what shifts, or which environment a molecule is of.
         task: ``binary``, ``multiclass``, ``regression``; None: guessed. metric: None: the task's.
         rules: for each shift the options of the two splits, for instance ``{size: {covariate: {reverse: true}}}``.
-        max_rows: use at most so many rows, evenly spaced. rows: how many the published file has; another number is said.
+        max_rows: use at most so many rows, evenly spaced. rows: how many the published file has.
     """
 
     def __init__(
