@@ -119,6 +119,9 @@ def test_a_table_of_smiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         metrics, _ = run_job(tmp_path, "dataset=csv", path, f"shift={shift}", "dataset.column=lab", "method=coral")
         assert "test/roc_auc_train" in metrics
     assert len(said) == 6 and "2 of 93 rows cannot be used" in said[0] and "1 SMILES cannot be read" in said[1]
+    said.clear()
+    run_job(tmp_path, "dataset=csv", path, "+dataset.source.rows=100", "method=erm", "smoke.epochs=1")
+    assert said[0] == "mine.csv has 93 rows, the published file has 100"
     for words, overrides in (
         ("has no column activity; its columns: smiles, label, lab", ["dataset.label=activity"]),
         ("needs the name of a column", ["shift=column"]),

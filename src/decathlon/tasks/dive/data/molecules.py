@@ -39,7 +39,7 @@ class Molecules:
         column: a column that says what shifts, or which environment a molecule is of.
         task: ``binary``, ``multiclass``, ``regression``; None: guessed. metric: None: the task's.
         rules: for each shift the options of the two splits, for instance ``{size: {covariate: {reverse: true}}}``.
-        max_rows: use at most so many rows, evenly spaced.
+        max_rows: use at most so many rows, evenly spaced. rows: how many the published file has.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Molecules:
         metric: str | None = None,
         rules: Mapping[str, Rules] | None = None,
         max_rows: int | None = None,
+        rows: int | None = None,
     ) -> None:
         check_split(split, shift, SHIFTS)
         if shift == "column" and column is None:
@@ -67,7 +68,7 @@ class Molecules:
         self.files, self.url, self.path = list(files), url, path
         self.smiles, self.column, self.task, self.metric = smiles, column, task, metric
         self.label = [label] if isinstance(label, str) else list(label)
-        self.rules, self.max_rows = dict(rules or {}), max_rows
+        self.rules, self.max_rows, self.rows = dict(rules or {}), max_rows, rows
         self._parts: Parts | None = None
 
     def file(self, root: str | Path) -> Path:
@@ -123,6 +124,8 @@ class Molecules:
         import pandas as pd
 
         frame, skipped = read_csv(path)
+        if self.rows is not None and len(frame) + skipped != self.rows:
+            log.warning("%s has %d rows, the published file has %d", path.name, len(frame) + skipped, self.rows)
         labels = ["logP", "SAS"] if self.label == ["zinc"] else self.label
         for name in [self.smiles, *labels, *([self.column] if self.column is not None else [])]:
             if name not in frame.columns:
