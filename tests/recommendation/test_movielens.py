@@ -1,5 +1,6 @@
 """MovieLens-100K from the wheel."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,20 @@ def test_without_the_wheel_one_line_says_where_to_put_it(tmp_path: Path, monkeyp
     with pytest.raises(DataError) as caught:
         read_movielens(tmp_path)
     assert "put it into" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_read_only_folder_s_wheel_is_unpacked_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(movielens, "find_spec", lambda name: None)
+    monkeypatch.setenv("DECATHLON_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "root"
+    root.mkdir()
+    with zipfile.ZipFile(root / movielens._WHEEL, "w") as archive:
+        for name in movielens._FILES:
+            archive.writestr(f"recbole/{movielens._INSIDE}/{name}", "header")
+    root.chmod(0o555)
+    assert movielens.fetch_movielens(root) == tmp_path / "cache" / "ml-100k"
+    assert [path.name for path in root.iterdir()] == [movielens._WHEEL]
+    root.chmod(0o755)
 
 
 def test_a_broken_wheel_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from decathlon.errors import DataError
 from decathlon.files import atomic, find
 from decathlon.locks import locked
 from decathlon.recommendation.interactions import Interactions
+from decathlon.storage import user_cache, writable
 
 _REQUIREMENT = "recbole==1.2.1"
 _WHEEL = "recbole-1.2.1-py3-none-any.whl"
@@ -84,6 +85,8 @@ def _lines(path: Path, fields: int) -> Iterator[list[str]]:
 def fetch_movielens(root: str | Path) -> Path:
     """The folder that holds the files: under ``root``, in an installed RecBole, or unpacked from its wheel.
 
+    It is unpacked into ``root``, or, if that is read-only, into the user's cache.
+
     Raises:
         DataError: in one line, if the wheel can be neither found nor downloaded.
     """
@@ -99,17 +102,19 @@ def fetch_movielens(root: str | Path) -> Path:
 
 
 def _unpack(root: Path) -> Path:
-    folder = root / "ml-100k"
+    target = root if writable(root) else user_cache()
+    folder = target / "ml-100k"
+    wheel = root / _WHEEL
     try:
-        with locked(root / "ml-100k.lock"):
+        with locked(target / "ml-100k.lock"):
             if not all((folder / name).is_file() for name in _FILES):
-                wheel = find(root, [_WHEEL]) or _download(root)
+                wheel = find(root, [_WHEEL]) or find(target, [_WHEEL]) or _download(target)
                 with zipfile.ZipFile(wheel) as archive:
                     for name in _FILES:
                         with atomic(folder / name) as temporary:
                             temporary.write_bytes(archive.read(f"recbole/{_INSIDE}/{name}"))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{root / _WHEEL} is no intact {_WHEEL}; remove it and run again") from error
+        raise DataError(f"{wheel} is no intact {_WHEEL}; remove it and run again") from error
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}); choose another data_dir") from error
     return folder

@@ -14,7 +14,7 @@ from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
 from decathlon.tasks.ckd.module import MultimodalRecommender
-from tests.conftest import ROOT
+from tests.conftest import ROOT, script
 from tests.tasks.ckd.worlds import ALL
 
 QUICK = ["task=ckd", "+debug=true", "trainer=cpu", "figures=false"]
@@ -203,6 +203,29 @@ def test_the_page_s_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "generic_teachers": teachers, "torch": torch,
     }  # fmt: skip
     exec(compile(blocks[0], "docs/ckd.md", "exec"), names)
+
+
+def test_the_convergence_figure(tmp_path: Path) -> None:
+    for method in ("joint", "ckd"):
+        job = job_of(tmp_path, f"method={method}", "smoke.max_users=40")
+        job.folder.mkdir(parents=True)
+        metrics = execute(job.config, job.folder, construct(job.config))["metrics"]
+        job.finish({"metrics": metrics, "config": job.config})
+    draw = script("analysis/ckd_convergence.py").main
+    draw([str(tmp_path / "results" / "ckd" / "generated"), str(tmp_path / "out.png")])
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="no finished jobs of joint, ckd"):
+        draw([str(tmp_path), str(tmp_path / "none.png")])
+
+
+def test_the_benchmark_s_loop_finds_the_same_recall() -> None:
+    bench = script("bench/ckd.py")
+    train, held = bench.interactions(40, 60, 300), bench.interactions(40, 60, 90, seed=2)
+    users, items = torch.randn(40, 5), torch.randn(60, 5)
+    from decathlon.recommendation.ranking import evaluate, inner_products
+
+    fast = evaluate(inner_products(users, items), train, held)["recall@20"]
+    assert bench.loop_evaluation(users, items, train, held, list(range(40))) == pytest.approx(fast)
 
 
 @pytest.mark.parametrize("name", catalog.experiments("ckd"))
