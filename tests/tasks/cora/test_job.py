@@ -9,10 +9,10 @@ import torch
 from decathlon.errors import ConfigError
 from decathlon.language.fingerprint import fingerprint
 from decathlon.language.prefix import block_input
+from decathlon.rows import read_rows
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
-from decathlon.rows import read_rows
 from decathlon.tasks.cora import CoRA
 from decathlon.tasks.cora.decoder import answer_logits, last_hidden, load_model
 from decathlon.tasks.cora.module import Recommender

@@ -36,7 +36,7 @@ def log_likelihood(llm: Any, tokenizer: Any) -> Tensor:
 
 
 def general_ability(llm: Any, tokenizer: Any, adapter: Adapter) -> dict[str, float]:
-    """Mean log-probability per token of plain sentences, by the frozen model and as the method leaves it without a pair.
+    """Mean log-probability per token of plain sentences: the frozen model, and as the method leaves it without a pair.
 
     CoRA's increments exist for a pair only, so its two numbers are one; static LoRA stays in the model.
     """

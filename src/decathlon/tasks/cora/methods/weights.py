@@ -4,18 +4,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from decathlon.language.decoder import Kind
-from decathlon.tasks.cora.cora import MODULES, CoRA
+from decathlon.language.decoder import Kind, decoder_of
+from decathlon.tasks.cora.cora import MODULES, CoRA, adapted_blocks
 from decathlon.tasks.cora.generators import make_generator
 from decathlon.tasks.cora.methods.base import Adapter, Batch, Method, Sizes, Stage, StaticLoRA, check_rank
 
 
 class FrozenMethod(Method):
-    """The language model as it is (ICL, without examples)."""
+    """The language model as it is (ICL, without examples).
+
+    Args:
+        blocks: those that other methods adapt: what is kept for them serves here too. It changes nothing.
+    """
+
+    def __init__(self, blocks: int | Sequence[int] | None = None) -> None:
+        self.blocks = blocks
 
     def adapter(self, llm: Any, sizes: Sizes) -> Adapter:
         frozen = Adapter()
-        frozen.first = llm.config.num_hidden_layers - 1  # nothing is changed anywhere: any block will do
+        frozen.first = min(adapted_blocks(decoder_of(llm), self.blocks))
         return frozen
 
 
