@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from decathlon.errors import UserError
 from decathlon.runner.compose import Composer
 from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.messages import explain
 from decathlon.runner.records import Found
 
 _GROUPS = ("task", "dataset", "method")
@@ -54,7 +55,7 @@ def text(value: Any) -> str:
 def settings(job: Found) -> dict[str, str]:
     """All settings of a job as text, by dotted key; ``task``, ``dataset``, ``method`` and ``seed`` first."""
     own = {group: getattr(job, group) for group in _GROUPS}
-    return {**own, "seed": "", **{key: text(value) for key, value in flat(job.config).items()}}
+    return {**own, "seed": "", **{key: text(value) for key, value in flat(job.config).items()}, **own}
 
 
 def differing(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -104,7 +105,10 @@ class Commands:
         """
         try:
             return self._of(job)
-        except (UserError, HydraException, OmegaConfBaseException, AssertionError, KeyError) as error:
+        except (HydraException, OmegaConfBaseException) as error:
+            said = explain(error, [f"{group}={getattr(job, group)}" for group in _GROUPS])
+            return {}, [], f"no command of today makes this job: {said}"
+        except (UserError, AssertionError, KeyError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             return {}, [], f"no command of today makes this job: {said}"
 
