@@ -11,12 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon.errors import UserError
 from decathlon.runner.compose import Composer
-from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.job import DESCRIPTIVE, NOT_IDENTITY, Job
 from decathlon.runner.messages import explain
 from decathlon.runner.records import Found
 
 _GROUPS = ("task", "dataset", "method")
-_NAMES = {f"{group}.{key}" for group in _GROUPS for key in ("name", "title", "paper", "embedded")}
+_NAMES = {f"{group}.name" for group in _GROUPS}
 _ABSENT = "·"
 
 
@@ -30,6 +30,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
     def walk(node: dict[Any, Any], prefix: str) -> None:
         for key, value in node.items():
+            if prefix and (key in DESCRIPTIVE or key == "ignores"):
+                continue
             if type(value) is dict and value:
                 walk(value, f"{prefix}{key}.")
             else:
