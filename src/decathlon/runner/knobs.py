@@ -51,6 +51,8 @@ def text(value: Any) -> str:
         return str(value)
     if type(value) is float:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    if value is None or type(value) is bool:
+        return "null" if value is None else "true" if value else "false"
     return json.dumps(value, default=str)
 
 
