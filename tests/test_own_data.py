@@ -83,6 +83,7 @@ CUSTOM = ["task=jregnet", "method=custom"]
         (["task=molpeg", "dataset=csv"], "", "file=<path of a CSV>"),
         (["task=molpeg", "dataset=csv", "file=none.csv"], "", "none.csv not found"),
         (["task=molpeg", "dataset=hiv", "file=mine.csv"], "", "file is no key of this run"),
+        (MOLPEG, "smiles;a\nC;1\nCC;0\n", "its columns: smiles;a; set sep=\"';'\""),
         ([*MOLPEG, "smiles=SMI"], "smiles,a\nC,1\nCC,0\n", "has no column SMI"),
         ([*MOLPEG, "labels=[b]"], "smiles,a\nC,1\nCC,0\n", "has no column b; its columns: smiles, a"),
         ([*MOLPEG, "split_column=part"], "smiles,a\nC,1\nCC,0\n", "has no column part"),

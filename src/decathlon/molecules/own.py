@@ -43,3 +43,6 @@ class CsvFile(CsvSource):
             [str(here.absolute()) if here.is_file() else str(here)], smiles=[smiles], labels=wanted,
             task_type=task_type, sep=sep, encoding=encoding, split_column=split_column, classes=classes, unit=unit,
         )  # fmt: skip
+
+    def advice(self, key: str, value: str) -> str:
+        return f"set {key}=\"'{value}'\""

@@ -175,12 +175,16 @@ class CsvSource:
         table = Table(texts, torch.from_numpy(y), tasks, self.task_type, self.unit, parts=parts, report=report)
         return self._drop_missing(path, table).thin(limit)
 
+    def advice(self, key: str, value: str) -> str:
+        """How to say that an option has another value."""
+        return f"give its source {key}: {value!r}"
+
     def _columns_of(self, columns: list[str]) -> str:
         """The columns of a file in which one is missing, and what the reason may be."""
         text = f"its columns: {_some(columns)}"
         other = next((sep for sep in ";\t|" if len(columns) == 1 and sep in columns[0]), None)
         if other is not None:
-            return f"{text}; give its source sep: {other!r}"
+            return f"{text}; {self.advice('sep', other)}"
         if self.columns is None and any(_number(name) is not None for name in columns):
             return f"{text}; if it has no header, give its source header: false and columns: [smiles, …]"
         return text

@@ -11,11 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decathlon.errors import UserError
 from decathlon.runner.compose import Composer
-from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.job import DESCRIPTIVE, NOT_IDENTITY, Job
+from decathlon.runner.messages import explain
 from decathlon.runner.records import Found
 
 _GROUPS = ("task", "dataset", "method")
-_NAMES = {f"{group}.{key}" for group in _GROUPS for key in ("name", "title", "paper", "embedded")}
+_NAMES = {f"{group}.name" for group in _GROUPS}
 _ABSENT = "·"
 
 
@@ -29,6 +30,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
     def walk(node: dict[Any, Any], prefix: str) -> None:
         for key, value in node.items():
+            if prefix and (key in DESCRIPTIVE or key == "ignores"):
+                continue
             if type(value) is dict and value:
                 walk(value, f"{prefix}{key}.")
             else:
@@ -48,13 +51,15 @@ def text(value: Any) -> str:
         return str(value)
     if type(value) is float:
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    if value is None or type(value) is bool:
+        return "null" if value is None else "true" if value else "false"
     return json.dumps(value, default=str)
 
 
 def settings(job: Found) -> dict[str, str]:
     """All settings of a job as text, by dotted key; ``task``, ``dataset``, ``method`` and ``seed`` first."""
     own = {group: getattr(job, group) for group in _GROUPS}
-    return {**own, "seed": "", **{key: text(value) for key, value in flat(job.config).items()}}
+    return {**own, "seed": "", **{key: text(value) for key, value in flat(job.config).items()}, **own}
 
 
 def differing(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -104,7 +109,10 @@ class Commands:
         """
         try:
             return self._of(job)
-        except (UserError, HydraException, OmegaConfBaseException, AssertionError, KeyError) as error:
+        except (HydraException, OmegaConfBaseException) as error:
+            said = explain(error, [f"{group}={getattr(job, group)}" for group in _GROUPS])
+            return {}, [], f"no command of today makes this job: {said}"
+        except (UserError, AssertionError, KeyError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             return {}, [], f"no command of today makes this job: {said}"
 

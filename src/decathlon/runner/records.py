@@ -130,10 +130,18 @@ def _folders(entries: Iterable[os.DirEntry[str]], results: Results) -> Iterator[
     for entry in entries:
         if entry.name == ".sweeps":
             continue
-        if entry.is_dir() and not entry.name.startswith("."):
+        if entry.is_dir() and not entry.name.startswith(".") and not _leads_up(entry):
             yield entry
         else:
             results.strays += 1
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether a link points to a folder that it lies in."""
+    if not entry.is_symlink():
+        return False
+    place = os.path.realpath(os.path.dirname(entry.path))
+    return os.path.commonpath([place, os.path.realpath(entry.path)]) == os.path.realpath(entry.path)
 
 
 def read(folder: str | Path) -> Found | None:
