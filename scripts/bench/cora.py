@@ -3,8 +3,8 @@
     python scripts/bench/cora.py [--rows 32] [--repeats 3] [--layers 30]
 
 The plain way: unmodified transformers modules, each adapted projection with a LoRA-like branch of its own, batches in
-the order of arrival padded on the left, logits of all positions and words. Ours: batches of similar length padded on the
-right, one product per input, the last position through two rows of the head. Both compute the same scores, which is
+the order of arrival padded on the left, logits of all positions and words. Ours: batches of similar length padded
+on the right, one product per input, the last position through two rows of the head. Both compute the same scores, which is
 checked.
 """
 
