@@ -15,15 +15,15 @@ from decathlon import distributed
 from decathlon.errors import ConfigError
 from decathlon.language.prefix import from_block
 from decathlon.randomness import seeded
-from decathlon.recommendation.ctr import auc, uauc
+from decathlon.recommendation.ctr import auc
 from decathlon.rows import append, mend, read_rows, rows_path
 from decathlon.schedules import schedule
 from decathlon.tasks.cora.data import RecommendationData, check_method
 from decathlon.tasks.cora.decoder import answer_logits, last_hidden
+from decathlon.tasks.cora.evaluation import baselines, row_metrics
 from decathlon.tasks.cora.frozen import Frozen
 from decathlon.tasks.cora.general import general_ability
 from decathlon.tasks.cora.methods import Adapter, Batch, Stage
-from decathlon.tasks.cora.methods.alone import bias_scores, logistic_scores
 
 log = logging.getLogger(__name__)
 WARMUP_START = 1e-5  # the rate that the published warm-up starts from
@@ -273,7 +273,8 @@ class Recommender(LightningModule):
         values = [one["score"] for one in found]
         self.diverged = self.diverged or any(value is None for value in values)
         scores = torch.tensor([0.0 if value is None else value for value in values], dtype=torch.float64)
-        metrics = self._metrics(rows, scores) | self._beside(rows)
+        assert self.data.log is not None
+        metrics = row_metrics(self.data.log, rows, scores) | self._beside(rows)
         if self.method.stages:
             metrics["diverged"] = float(self.diverged)
             metrics |= general_ability(self.data.llm, self.data.tokenizer, self.adapter)
@@ -290,37 +291,16 @@ class Recommender(LightningModule):
 
                 draw_job(self.folder, found, metrics, self.curve)
 
-    def _metrics(self, rows: Tensor, scores: Tensor) -> dict[str, float]:
-        known = self.data.log
-        assert known is not None
-        labels, users, warm = known.labels[rows], known.users[rows], known.warm[rows]
-        metrics = {"auc": auc(scores, labels)}
-        metrics["uauc"], metrics["uauc_users"] = uauc(scores, labels, users)
-        for name, some in (("warm", warm), ("cold", ~warm)):
-            metrics[f"auc_{name}"] = auc(scores[some], labels[some])
-            metrics[f"uauc_{name}"] = uauc(scores[some], labels[some], users[some]).mean
-        metrics["rows"], metrics["warm_share"] = float(len(rows)), float(warm.double().mean())
-        return metrics
-
     def _beside(self, rows: Tensor) -> dict[str, float]:
-        """The cheap baselines on the same rows: what AUC over exposed rows is largely about."""
+        """The cheap baselines on the same rows, and the frozen model where its answers are kept."""
         data, known = self.data, self.data.log
         assert known is not None
-        name = self.method.collaborative if self.method.collaborative not in ("", "binary") else "mf"
-        model = data.models[name]
-        others = {
-            "bias": bias_scores(known, rows), "lr": logistic_scores(known, data.chosen.train, rows, model),
-            "mf": data.models["mf"].scores(rows),
-        }  # fmt: skip
+        frozen = None
         if self.frozen is not None:
             place = {row: number for number, row in enumerate(data.rows.tolist())}
             two = self.frozen.answers[[place[row] for row in rows.tolist()]]
-            others["frozen"] = two[:, 0] if self.score == "yes" else two[:, 0] - two[:, 1]
-        found: dict[str, float] = {}
-        for name, scores in others.items():
-            found[f"{name}_auc"] = auc(scores, known.labels[rows])
-            found[f"{name}_uauc"] = uauc(scores, known.labels[rows], known.users[rows]).mean
-        return found
+            frozen = two[:, 0] if self.score == "yes" else two[:, 0] - two[:, 1]
+        return baselines(known, data.chosen.train, rows, data.models, self.method.collaborative, frozen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["cora"] = {"curve": [list(point) for point in self.curve], "diverged": self.diverged}
