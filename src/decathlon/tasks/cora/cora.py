@@ -56,7 +56,7 @@ class CoRA(nn.Module):
         self.generator = make_generator(generator, self.user_dim, self.item_dim, **options)
         places = {(kind, block): decoder.projection(kind, block) for block in self.blocks for kind in modules}
         self.widths = {place: found.inputs for place, found in places.items()}
-        features = int(self.generator.width)  # type: ignore[arg-type]
+        features: int = self.generator.width
         self.heads = nn.ModuleDict(
             {str(one): nn.Linear(features, one * self.rank) for one in sorted(set(self.widths.values()))}
         )

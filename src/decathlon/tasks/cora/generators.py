@@ -161,7 +161,7 @@ class LinearGenerator(nn.Module):
 GENERATORS: dict[str, Any] = {"qformer": QueryGenerator, "mlp": MLPGenerator, "linear": LinearGenerator}
 
 
-def make_generator(name: str, user_dim: int, item_dim: int, **options: Any) -> nn.Module:
+def make_generator(name: str, user_dim: int, item_dim: int, **options: Any) -> Any:
     """A generator by its name: ``qformer``, ``mlp`` or ``linear``.
 
     Raises:
