@@ -4,8 +4,8 @@
 
 The plain way: unmodified transformers modules, each adapted projection with a LoRA-like branch of its own, batches in
 the order of arrival padded on the left, logits of all positions and words. Ours: batches of similar length padded
-on the right, one product per input, the last position through two rows of the head. Both compute the same scores, which is
-checked.
+on the right, one product per input, the last position through two rows of the head. Both compute the same scores,
+which is checked.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def medians(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 def measure(rows: int = 32, repeats: int = 3, layers: int = 30) -> dict[str, float]:
     """The ratios and the share of padding."""
     llm = decoder(layers)
-    options = {"queries": 4, "layers": 2, "heads": 8, "inner": 512}
+    options: dict[str, Any] = {"queries": 4, "layers": 2, "heads": 8, "inner": 512}
     torch.manual_seed(1)
     cora = CoRA(llm, 64, 64, **options)
     for parameter in cora.outputs.values():

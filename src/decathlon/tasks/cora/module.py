@@ -119,7 +119,8 @@ class Recommender(LightningModule):
         return stages[self.stage_at(step)].prompt if stages else "text"
 
     def configure_optimizers(self) -> Any:
-        groups, rates = [], []
+        groups: list[dict[str, Any]] = []
+        rates = []
         for stage, (first, last) in zip(self.method.stages, self.bounds):
             named = [(name, one) for name, one in self.adapter.named_parameters() if one.requires_grad]
             own = [one for name, one in named if name.startswith(stage.parts)]
