@@ -1,9 +1,9 @@
 """Bring the measured tables in docs/results.md and the README's summary up to date with the records of finished jobs.
 
-    python scripts/results_page.py [override ...]     # overrides as for `decathlon table`, for example results_dir=out
+    python scripts/results_page.py [experiment ...] [override ...]    # overrides as for `decathlon table`: results_dir=out
 
-docs/results.md has every experiment of every task, in the catalog's order, with its verdicts; one that has not been
-run to its end here keeps the table it has. The README's summary counts the verdicts of the small tables.
+Without names every experiment is looked at, which takes minutes. docs/results.md has every experiment of every task, in
+the catalog's order, with its verdicts; one that has not been run to its end here keeps the table it has. The README's summary counts the verdicts of the small tables.
 """
 
 import re
@@ -27,16 +27,17 @@ SUMMARY = re.compile(r"(<!-- summary -->\n).*?(<!-- /summary -->)", re.DOTALL)
 VERDICTS = ("holds", "undecided", "fails")
 
 
-def sections(page: str, overrides: list[str]) -> dict[str, str]:
+def sections(page: str, names: list[str], overrides: list[str]) -> dict[str, str]:
     """Each table by the name of its experiment, in the catalog's order.
 
-    One whose jobs are all finished here, or that ``page`` does not have, is as the records say; another stays.
+    Of the experiments ``names`` (none: of all) one whose jobs are all finished here, or that ``page`` does not have, is
+    as the records say; another stays.
     """
     old = dict(SECTION.findall(page))
     found = {}
     for name in (name for task in catalog.tasks() for name in catalog.experiments(task)):
-        table = make_table(name, overrides)
-        if table.finished and (table.finished == table.jobs or name not in old):
+        table = make_table(name, overrides) if not names or name in names else None
+        if table is not None and table.finished and (table.finished == table.jobs or name not in old):
             found[name] = to_markdown(table) + "\n"
         elif name in old:
             found[name] = old[name]
@@ -70,7 +71,9 @@ def summary(tables: dict[str, str]) -> str:
 def main() -> None:
     """Write both files."""
     readme, page = ROOT / "README.md", ROOT / "docs" / "results.md"
-    tables = sections(page.read_text("utf-8"), sys.argv[1:])
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument]
+    names = [argument for argument in sys.argv[1:] if "=" not in argument]
+    tables = sections(page.read_text("utf-8"), names, overrides)
     counted = SUMMARY.sub(lambda found: found[1] + summary(tables) + found[2], readme.read_text("utf-8"))
     for path, text in {page: results(tables), readme: counted}.items():
         path.write_text(text, encoding="utf-8")
