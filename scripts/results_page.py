@@ -1,9 +1,10 @@
 """Bring the measured tables in docs/results.md and the README's summary up to date with the records of finished jobs.
 
-    python scripts/results_page.py [experiment ...] [override ...]    # overrides as for `decathlon table`: results_dir=out
+    python scripts/results_page.py [experiment ...] [override ...]    # overrides as for `decathlon table`
 
 Without names every experiment is looked at, which takes minutes. docs/results.md has every experiment of every task, in
-the catalog's order, with its verdicts; one that has not been run to its end here keeps the table it has. The README's summary counts the verdicts of the small tables.
+the catalog's order, with its verdicts; one that has not been run to its end here keeps the table it has. The README's
+summary counts the verdicts of the small tables.
 """
 
 import re

@@ -64,9 +64,7 @@ def rank(machines: int) -> int:
         text = os.environ.get(name)
         if text:
             if not text.isdigit() or int(text) >= machines:
-                raise ConfigError(
-                    f"{name}={text} is not one of 0 to {machines - 1} (trainer.num_nodes={machines})"
-                )
+                raise ConfigError(f"{name}={text} is not one of 0 to {machines - 1} (trainer.num_nodes={machines})")
             return int(text)
     return 0
 
