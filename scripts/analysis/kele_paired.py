@@ -20,8 +20,8 @@ from scipy import stats
 
 from decathlon.errors import UserError
 from decathlon.rows import read_rows
+from decathlon.runner.layout import canonical
 from decathlon.tables import plan as experiments
-from decathlon.tables.plan import canonical
 
 ALPHA = 0.05
 METRICS = ("mh", "mh_any", "mhp", "rev", "es", "es_acc", "ps", "ns", "ss", "rs_prob", "rank_old")

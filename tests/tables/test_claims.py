@@ -3,8 +3,9 @@
 import pytest
 
 from decathlon.errors import ConfigError
+from decathlon.runner.layout import Layout
 from decathlon.tables.claims import judge
-from decathlon.tables.plan import Experiment, Layout, PlannedJob, Results
+from decathlon.tables.plan import Experiment, PlannedJob, Results
 
 
 def decide(check: str, values: dict, better: str = "higher") -> tuple[str, str]:

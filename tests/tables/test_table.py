@@ -7,11 +7,13 @@ import pytest
 from rich.console import Console
 
 from decathlon.errors import ConfigError
+from decathlon.runner.layout import Layout
+from decathlon.runner.tuning import lost_metrics
 from decathlon.tables import plan as experiments
 from decathlon.tables import render
 from decathlon.tables import table as tables
 from decathlon.tables.claims import judge
-from decathlon.tables.plan import Experiment, Layout, PlannedJob, lost_metrics
+from decathlon.tables.plan import Experiment, PlannedJob
 
 LAYOUT = {"title": "t", "rows": ["method"], "columns": ["dataset"], "metrics": {"mse": {"better": "lower"}, "f1": {}}}
 

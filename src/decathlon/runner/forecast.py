@@ -14,8 +14,10 @@ from typing import Any
 from decathlon.runner import records
 from decathlon.runner.compose import Composer
 from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.layout import Layout
 from decathlon.runner.planning import Planner, parse
 from decathlon.runner.records import Found
+from decathlon.runner.tuning import Need, needs
 
 _SAMPLES = 3
 
@@ -100,20 +102,28 @@ class Forecast:
 def jobs_of(overrides: Sequence[str]) -> list[Job]:
     """The jobs that ``run -m`` would make of these overrides, each once and in order; none is run.
 
+    Where a table is tuned on seeds of its own, a job stands for the one that tuning has not chosen yet.
+
     Raises:
         UserError, HydraException: as ``run`` does.
     """
     overrides = [text for text in overrides if not text.lstrip("+~").startswith(("hydra/", "hydra."))]
     parsed = [parse(text) for text in overrides]
     chosen = [o for o in parsed if o.key_or_group == "experiment" and not o.is_sweep_override()]
+    layout = None
     if chosen:
-        params = Composer()([f"experiment={chosen[-1].value()}"], with_hydra=True).hydra.sweeper.params or {}
-        parsed = [*(parse(f"{key}={value}") for key, value in params.items()), *parsed]
+        name = str(chosen[-1].value())
+        base = Composer()([f"experiment={name}"], with_hydra=True)
+        parsed = [*(parse(f"{key}={value}") for key, value in (base.hydra.sweeper.params or {}).items()), *parsed]
+        layout = Layout.of(base, name) if base.get("table") is not None else None
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     planner = Planner()
     jobs = [planner.job(some) for some in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
-    return list({job.identity: job for job in jobs}.values())
+    jobs = list({job.identity: job for job in jobs}.values())
+    if layout is not None:
+        jobs = [job for job, need in zip(jobs, needs(jobs, layout)) if need is not Need.NO]
+    return jobs
 
 
 def foresee(jobs: Sequence[Job]) -> Forecast:

@@ -27,12 +27,15 @@ from decathlon.errors import UserError
 from decathlon.runner import groups
 from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
+from decathlon.runner.layout import Layout
 from decathlon.runner.planning import Planner, parse
+from decathlon.runner.tuning import Need, needs
 
 # Looking for plugins runs their modules a second time: the class that we derive from must be the later one.
 Plugins.instance()
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
+_Choice = tuple[Sequence[str], Job | None]  # the overrides of a job, and the job unless they are wrong
 _FOLDER = "DECATHLON_SWEEP"  # in the environment of a sweep's jobs: the name of the folder of its notes
 # Set in the process that started the sweep; read by `run` for its exit status.
 failed_jobs: list[str] = []
@@ -49,9 +52,9 @@ class Notes:
         """Those of the sweep that the current Hydra job belongs to."""
         return cls(Path(HydraConfig.get().sweep.dir, os.environ.get(_FOLDER, "outcomes")))
 
-    def plan(self, jobs: int, skipped: int) -> None:
-        """Note how many jobs there are, and how many were finished before."""
-        plan = {"jobs": jobs, "skipped": skipped, "start": time.time()}
+    def plan(self, jobs: int, skipped: int, start: float) -> None:
+        """Note how many jobs there are, how many of them needed no run, and when the sweep began."""
+        plan = {"jobs": jobs, "skipped": skipped, "start": start}
         files.write_text(self.folder / "plan.json", json.dumps(plan))
 
     def read_plan(self) -> dict[str, Any] | None:
@@ -125,32 +128,51 @@ class Sweeper(BasicSweeper):
         parsed = [parse(argument) for argument in [*self._parse_config(), *arguments]]
         combinations = self.split_arguments(parsed, max_batch_size=None)[0]
         planner = Planner(self._composer())
-        todo: list[tuple[Sequence[str], Job | None]] = []
+        jobs: list[_Choice] = []
         known: set[str] = set()
         for combination in combinations:
             job = _planned(planner, combination)
-            if job is not None and job.identity in known:
-                continue  # a knob that this method ignores
-            if job is not None:
-                known.add(job.identity)
-            if job is None or job.config["force"] or job.record() is None:
-                todo.append((combination, job))
+            if job is None or job.identity not in known:  # known: it differs in a knob that this method ignores
+                jobs.append((combination, job))
+                known |= set() if job is None else {job.identity}
         notes = current or Notes(Path(str(self.config.hydra.sweep.dir), "outcomes"))
-        notes.plan(len(combinations), len(combinations) - len(todo))
-        number, results = 0, []
-        while todo:
-            size = self.max_batch_size or len(todo)
-            passed: list[tuple[Sequence[str], Job | None]] = []
-            for start in range(0, len(todo), size):
-                batch = todo[start : start + size]
-                done = self.launcher.launch([list(combination) for combination, _ in batch], initial_job_idx=number)
-                for result in done:
-                    _ = result.return_value  # raises what is no failure of the job itself
-                results.append(done)
-                passed += _passed_over(notes, number, batch)
-                number += len(batch)
-            todo = _wait_for_one(passed)
+        begun = time.time()
+        number, results, skipped = 0, [], 0
+        left = list(range(len(jobs)))
+        while left:  # once, or twice: jobs whose setting is tuned on other seeds follow those
+            needed = self._needs(jobs)
+            ready = [place for place in left if needed[place] is Need.YES]
+            if not ready:
+                _say_untuned(needed)
+                break
+            left = [place for place in left if needed[place] is not Need.YES]
+            todo = [jobs[place] for place in ready if not _is_finished(jobs[place][1])]
+            skipped += len(ready) - len(todo)
+            notes.plan(sum(need is not Need.NO for need in needed), skipped, begun)
+            while todo:
+                size = self.max_batch_size or len(todo)
+                passed: list[_Choice] = []
+                for start in range(0, len(todo), size):
+                    batch = todo[start : start + size]
+                    done = self.launcher.launch([list(combination) for combination, _ in batch], initial_job_idx=number)
+                    for result in done:
+                        _ = result.return_value  # raises what is no failure of the job itself
+                    results.append(done)
+                    passed += _passed_over(notes, number, batch)
+                    number += len(batch)
+                todo = _wait_for_one(passed)
         return results
+
+    def _needs(self, jobs: Sequence["_Choice"]) -> list[Need]:
+        """Which of the jobs are needed, by the experiment's table if it has one. Wrong ones say so themselves."""
+        assert self.config is not None
+        found = [Need.YES] * len(jobs)
+        good = {place: job for place, (_, job) in enumerate(jobs) if job is not None}
+        if self.config.get("table") is not None and good:
+            layout = Layout.of(self.config, str(self.config.hydra.runtime.choices.get("experiment")))
+            for place, need in zip(good, needs(list(good.values()), layout)):
+                found[place] = need
+        return found
 
     def _composer(self) -> Any:
         """How a job's config is composed: from what has been read once, unless the command names other folders."""
@@ -171,6 +193,18 @@ class Sweeper(BasicSweeper):
         return compose
 
 
+def _is_finished(job: Job | None) -> bool:
+    return job is not None and not job.config["force"] and job.record() is not None
+
+
+def _say_untuned(needed: Sequence[Need]) -> None:
+    from decathlon.runner.console import console
+
+    waiting = sum(need is Need.LATER for need in needed)
+    if waiting:
+        console.print(f"{waiting} jobs wait: the jobs that their setting is tuned by have not all finished")
+
+
 def _planned(planner: Planner, combination: Sequence[str]) -> Job | None:
     """The job; None if its values are wrong, which it will say itself. What cannot be composed ends the sweep."""
     try:
@@ -179,10 +213,10 @@ def _planned(planner: Planner, combination: Sequence[str]) -> Job | None:
         return None
 
 
-def _passed_over(notes: Notes, first: int, batch: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _passed_over(notes: Notes, first: int, batch: Sequence[_Choice]) -> list[_Choice]:
     """The jobs of a batch that another process has. One that has left no outcome has failed."""
     outcomes = notes.outcomes()
-    passed = []
+    passed: list[_Choice] = []
     for number, (combination, job) in enumerate(batch, start=first):
         if number not in outcomes:
             failed_jobs.append(" ".join(combination))
@@ -191,7 +225,7 @@ def _passed_over(notes: Notes, first: int, batch: Sequence[tuple[Any, Any]]) -> 
     return passed
 
 
-def _wait_for_one(passed: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _wait_for_one(passed: list[_Choice]) -> list[_Choice]:
     """The jobs that were passed over, as soon as one of them is to be had."""
     from decathlon.runner.console import console
 

@@ -9,7 +9,8 @@ from typing import Any
 from scipy.special import stdtrit
 
 from decathlon.errors import ConfigError
-from decathlon.tables.plan import Experiment, Results, canonical
+from decathlon.runner.layout import canonical
+from decathlon.tables.plan import Experiment, Results
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "log": math.log, "log10": math.log10, "sqrt": math.sqrt, "abs": abs, "min": min, "max": max,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from decathlon.errors import ConfigError
+from decathlon.runner.layout import Cell, Layout, canonical
 from decathlon.tables import plan as experiments
 from decathlon.tables.claims import Verdict, judge
-from decathlon.tables.plan import Cell, Experiment, Layout, Results, canonical
+from decathlon.tables.plan import Experiment, Results
 
 
 @dataclass

@@ -9,9 +9,10 @@ import yaml
 from decathlon.pruning.method import check_method
 from decathlon.runner.catalog import CONFIGS
 from decathlon.runner.compose import compose_config, resolve, settle
+from decathlon.runner.layout import Layout, canonical
 from decathlon.tables import plan as experiments
 from decathlon.tables.claims import judge
-from decathlon.tables.plan import Experiment, Layout, PlannedJob, Results, canonical
+from decathlon.tables.plan import Experiment, PlannedJob, Results
 
 METHODS = [
     "molpeg", "hard_random", "random", "rankloss", "herding", "kmeans", "least_confidence", "entropy", "forgetting",
