@@ -36,7 +36,7 @@ class Recommender(LightningModule):
     known to training (``_warm``) and of the others (``_cold``). On the same rows: ``test/bias_auc`` (shrunk means),
     ``test/lr_auc`` (logistic regression on the frozen collaborative vectors), ``test/mf_auc`` (their own dot
     product), ``test/frozen_auc`` (the language model as it is, where its states are kept), and the same with ``uauc``.
-    ``test/general_before``, ``_after``: of a trained method, see :mod:`~.general`.
+    ``test/validation``: validation AUC of the tested state. ``test/general_before``, ``_after``: of a trained method, see :mod:`~.general`.
 
     Args:
         method: config. score: ``yes`` (the raw logit of Yes) or ``yes_minus_no``.
@@ -279,6 +279,8 @@ class Recommender(LightningModule):
         if self.method.stages:
             metrics["diverged"] = float(self.diverged)
             metrics |= general_ability(self.data.llm, self.data.tokenizer, self.adapter)
+            last = [value for step, value in self.curve if self.stage_at(int(step) - 1) == len(self.bounds) - 1]
+            metrics["validation"] = max(last, default=math.nan)
             metrics["parameters"] = float(sum(p.numel() for p in self.adapter.parameters() if p.requires_grad))
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
         if self.trainer.is_global_zero:
