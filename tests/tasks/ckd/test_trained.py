@@ -1,5 +1,6 @@
 """What a job keeps of its recommender: scores and best items by the ids of one's own files, as the job had."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import decathlon as package
 from decathlon.errors import DataError
 from decathlon.recommendation.interactions import ItemLists
-from decathlon.recommendation.ranking import inner_products, top_items
+from decathlon.recommendation.ranking import evaluate, inner_products, top_items
 from tests.conftest import Door
 from tests.test_trained import answered, finished
 
@@ -41,6 +42,9 @@ def test_own_ids(method: str, here: Path, decathlon_here: Door) -> None:
     shutil.rmtree(here / "data", ignore_errors=True)
     found = package.load(here / "sent")
     assert torch.equal(found.users, users) and torch.equal(found.items, items)
+    metrics = json.loads((job.folder / "metrics.json").read_text())["metrics"]
+    measured = evaluate(inner_products(found.users, found.items), data.train, data.test)
+    assert measured["recall@20"] == pytest.approx(metrics["test/recall@20"])
     assert found.item_ids[:2] == ["book-39", "book-38"] and sorted(found.user_ids) == sorted(f"u{k}" for k in range(30))
     u, i = data.user_ids.index("u7"), data.item_ids.index("book-3")
     scores = found.scores(["u7", "nobody", "u7"], ["book-3", "book-3", "book-77"])

@@ -238,19 +238,6 @@ class MultimodalRecommender(LightningModule):
         """Keep the tested vectors and whose they are; see ``decathlon.tasks.ckd.trained``."""
         keep(folder, self._tested, self.data)
 
-    @torch.no_grad()
-    def load(self, checkpoint: str | Path, data: MultimodalData) -> Vectors:
-        """Users (nu, D) and items (ni, D) of a job's checkpoint, without the runner; a score is an inner product.
-
-        Args:
-            checkpoint: ``checkpoints/best.ckpt`` of a job with this module's arguments. data: its data.
-        """
-        data.setup()
-        backbone = make_backbone(self.spec, Graph.of(data.train, self.seed), data.features, **self.options)
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
-        return dict(views_of(backbone, self.method))[""]
-
     @property
     def folder(self) -> Path:
         """The job's folder."""
