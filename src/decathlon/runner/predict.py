@@ -27,8 +27,8 @@ def predict(job: str, table: str, out: str | None, root: Path) -> tuple[int, lis
     Raises:
         UserError: in one line, there is no such job or table, or the job answers no tables.
     """
-    place = Path(job).expanduser()
-    found = trained.load(place if place.is_dir() else find(job, root).folder)
+    given = Path(job).expanduser()
+    found = trained.load(given if given.is_dir() else find(job, root).folder)
     if not hasattr(found, "predict_rows"):
         raise ConfigError(f"{job} answers no tables: decathlon.load gives a {type(found).__name__} (docs/use.md)")
     path = Path(table).expanduser()

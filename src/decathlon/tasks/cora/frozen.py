@@ -66,7 +66,12 @@ def frozen_states(
         "first": first, "tokens": list(tokens), "kept": kept, "dtype": str(llm.dtype),
         "versions": [torch.__version__, transformers.__version__],
     }  # fmt: skip
-    state = cached_state(root, "cora-frozen", key, lambda: vars(compute(llm, prompts, first, tokens, kept, max_tokens)))
+
+    def make() -> dict[str, Any]:
+        log.info("computing the frozen states of %d prompts, once", len(prompts))
+        return vars(compute(llm, prompts, first, tokens, kept, max_tokens))
+
+    state = cached_state(root, "cora-frozen", key, make)
     return Frozen(state["hidden"], state["starts"], state["answers"])
 
 
@@ -82,7 +87,6 @@ def compute(
     starts = torch.tensor([0, *(len(prompt) for prompt in prompts)]).cumsum(0)
     hidden: Tensor | None = None
     answers = torch.zeros(len(prompts), 2)
-    log.info("computing the frozen states of %d prompts", len(prompts))
     groups = batches([len(prompt) for prompt in prompts], max_tokens)
     for group in track(groups, "frozen states of the prompts"):
         ids, mask = (part.to(device_of(llm)) for part in pad([prompts[index] for index in group]))

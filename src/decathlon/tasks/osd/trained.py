@@ -93,7 +93,8 @@ class Trained:
 
     def save(self, folder: str | Path) -> None:
         """Model and tokenizer as a folder that ``transformers`` loads; adapters are multiplied out into the weights."""
-        merged(self.model).save_pretrained(folder)
+        plain: Any = merged(self.model)
+        plain.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def predict_rows(self, rows: list[trained.Row]) -> list[dict[str, Any] | str]:
