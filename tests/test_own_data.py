@@ -26,6 +26,16 @@ def tiny_gpt2(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def tiny_reader(folder: Path) -> None:
+    """The same for CoRA, whose answers must be two tokens."""
+    from decathlon.language.tiny import tiny_model
+    from decathlon.tasks.cora.decoder import catalogue_tokenizer
+
+    tokenizer = catalogue_tokenizer()
+    tiny_model("gpt2", len(tokenizer), layers=3, positions=256).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def write_files(task: str, folder: Path) -> None:
     for _, name, text in BLOCKS[task]:
         if name:
@@ -33,6 +43,14 @@ def write_files(task: str, folder: Path) -> None:
             (folder / name).write_text(text, encoding="utf-8")
     if task == "kele":
         tiny_gpt2(folder / "gpt2")
+    if task == "cora":
+        tiny_reader(folder / "gpt2")
+
+
+def test_every_task_has_an_example() -> None:
+    from decathlon.runner import catalog
+
+    assert set(catalog.tasks()) - {"toy"} == set(SECTIONS)
 
 
 @pytest.mark.parametrize("task", SECTIONS)

@@ -4,7 +4,8 @@ A task offers it by two things. Its LightningModule has ``export(folder)``, whic
 of the job (weights as a dict of tensors, numbers, strings, lists and dicts: :func:`save`). Its config names, as
 ``task.trained``, a function ``load(folder, config)`` that makes an object of that folder and of the job's config. An
 object that can answer a table has ``predict_rows(rows)`` too: of each row, a mapping of column to text, it returns a
-mapping of new columns to values, or a text that says what is wrong with the row.
+mapping of new columns to values, or a text that says what is wrong with the row. With ``predict_file(path)`` it answers
+``.pt`` files too, entry by entry.
 """
 
 import math

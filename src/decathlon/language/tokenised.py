@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,20 @@ class Tokenised:
 
     def bytes_of(self, ids: np.ndarray) -> int:
         """How many bytes of text the ids stand for."""
-        return len(ids) if self.tokenizer is None else len(self.tokenizer.decode(ids.tolist()).encode())
+        return bytes_of(self.tokenizer, ids.tolist())
+
+
+def bytes_of(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many bytes of text the ids stand for; ``tokenizer`` is None for bytes."""
+    return len(ids) if tokenizer is None else len(tokenizer.decode(list(ids)).encode())
+
+
+def encoded(tokenizer: Any, text: str) -> np.ndarray:
+    """The ids of a text, with nothing put before or after it; ``tokenizer`` is None for bytes."""
+    if tokenizer is None:
+        return byte_ids(text)
+    found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return np.asarray(found, dtype=np.int64)
 
 
 def tokenised(
@@ -106,7 +119,7 @@ def _encoded(texts: Iterable[str], tokenizer: Any, end: int | None, longest: int
         if tokenizer is None:
             ids = byte_ids(raw[:longest] if longest is not None else raw + _END_OF_DOCUMENT)
         else:
-            found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+            found = encoded(tokenizer, text).tolist()
             found = [*found[: None if longest is None else longest - 1], end] if end is not None else found[:longest]
             ids = np.asarray(found, dtype=np.int64)
         if longest is None or len(ids) > 1:  # a sample of one token has nothing to predict

@@ -13,7 +13,7 @@ from decathlon.runner.records import find
 
 
 def predict(job: str, table: str, out: str | None, root: Path) -> tuple[int, list[str]]:
-    """Answer every row of a CSV table.
+    """Answer every row of a CSV table, or every entry of a file of another kind, if the job can (``predict_file``).
 
     Rows keep their order and number. A row that cannot be answered has empty fields in the new columns.
 
@@ -22,20 +22,28 @@ def predict(job: str, table: str, out: str | None, root: Path) -> tuple[int, lis
         out: the file to write; None: standard output.
 
     Returns:
-        The number of rows, and what is wrong with which: ``line 3: ...``.
+        The number of rows, and what is wrong with which: ``line 3: ...``, or ``entry 3: ...``, counted from 0.
 
     Raises:
         UserError: in one line, there is no such job or table, or the job answers no tables.
     """
-    path = Path(job).expanduser()
-    found = trained.load(path if path.is_dir() else find(job, root).folder)
+    given = Path(job).expanduser()
+    found = trained.load(given if given.is_dir() else find(job, root).folder)
     if not hasattr(found, "predict_rows"):
         raise ConfigError(f"{job} answers no tables: decathlon.load gives a {type(found).__name__} (docs/use.md)")
-    header, rows, lines, faults = _read(Path(table).expanduser())
-    good = [place for place, fault in enumerate(faults) if not fault]
-    answers: list[dict[str, Any] | str] = list(faults)
-    for place, answer in zip(good, found.predict_rows([rows[place] for place in good]), strict=True):
-        answers[place] = answer
+    path = Path(table).expanduser()
+    answers: list[dict[str, Any] | str]
+    if path.suffix == ".pt" and hasattr(found, "predict_file"):
+        answers = found.predict_file(path)
+        header, rows = ["entry"], [{"entry": str(place)} for place in range(len(answers))]
+        names_of_rows = [f"entry {place}" for place in range(len(answers))]
+    else:
+        header, rows, lines, faults = _read(path)
+        good = [place for place, fault in enumerate(faults) if not fault]
+        answers = list(faults)
+        for place, answer in zip(good, found.predict_rows([rows[place] for place in good]), strict=True):
+            answers[place] = answer
+        names_of_rows = [f"line {line}" for line in lines]
     new = list(dict.fromkeys(key for answer in answers if isinstance(answer, dict) for key in answer))
     twice = [name for name in new if name in header]
     names = {name: f"predicted {name}" if name in twice else name for name in new}
@@ -49,7 +57,7 @@ def predict(job: str, table: str, out: str | None, root: Path) -> tuple[int, lis
         sys.stdout.write(sink.getvalue())
     else:
         files.write_text(out, sink.getvalue())
-    said = [f"line {line}: {answer}" for line, answer in zip(lines, answers) if isinstance(answer, str)]
+    said = [f"{name}: {answer}" for name, answer in zip(names_of_rows, answers) if isinstance(answer, str)]
     return len(rows), said
 
 

@@ -13,7 +13,6 @@ from decathlon.runner import catalog
 from decathlon.runner.compose import compose_config
 from decathlon.runner.execute import construct, execute
 from decathlon.runner.job import Job
-from decathlon.tasks.ckd.module import MultimodalRecommender
 from tests.conftest import ROOT, script
 from tests.tasks.ckd.worlds import ALL
 
@@ -73,18 +72,6 @@ def test_the_best_state_is_tested_and_training_ends_by_patience(tmp_path: Path) 
     assert metrics["test/validation"] == pytest.approx(max(values))
     best = values.index(max(values))
     assert metrics["test/epochs"] == curve[best]["epoch"] and (len(values) == best + 3 or len(values) == 40)
-
-
-def test_a_trained_model_is_used_without_the_runner(tmp_path: Path) -> None:
-    metrics, folder = run_job(tmp_path, "method=joint")
-    job = job_of(tmp_path, "method=joint")
-    module, data = construct(job.config)
-    assert isinstance(module, MultimodalRecommender)
-    users, items = module.load(folder / "checkpoints" / "best.ckpt", data)
-    from decathlon.recommendation.ranking import evaluate, inner_products
-
-    found = evaluate(inner_products(users, items), data.train, data.test)  # type: ignore[attr-defined]
-    assert found["recall@20"] == pytest.approx(metrics["test/recall@20"])
 
 
 def test_a_job_killed_after_its_last_validation_ends_with_the_same_numbers(tmp_path: Path) -> None:

@@ -26,11 +26,14 @@ class Catalogue:
     Args:
         rows: all interactions. features: {name: (items, d) float32}.
         part: (n,) 0 training, 1 validation, 2 test, where the source has a split of its own.
+        user_ids, item_ids: what the source calls each; None: by its number.
     """
 
     rows: Interactions
     features: dict[str, Tensor]
     part: Tensor | None = None
+    user_ids: list[Any] | None = None
+    item_ids: list[Any] | None = None
 
     def split(self, how: str | None, seed: int) -> Split:
         """The parts.

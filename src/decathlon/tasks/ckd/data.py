@@ -33,12 +33,15 @@ class MultimodalData(LightningDataModule):
 
     Attributes:
         train, val, test: items of each user. features: {modality: (items, d)}.
+        user_ids, item_ids: what the source calls each user and item; None: by its number.
     """
 
     train: ItemLists
     val: ItemLists
     test: ItemLists
     features: dict[str, Tensor]
+    user_ids: list[Any] | None
+    item_ids: list[Any] | None
 
     def __init__(
         self, root: str | Path, dataset: Mapping[str, Any], own: Mapping[str, Any] | None = None,
@@ -79,6 +82,7 @@ class MultimodalData(LightningDataModule):
         catalogue = self.source.read(self.root).first_users(self.max_users).scaled(self.scale)
         split = catalogue.split(self.how, self.split_seed)
         self.features = self._chosen(catalogue.features)
+        self.user_ids, self.item_ids = catalogue.user_ids, catalogue.item_ids
         self.train, self.val, self.test = (part.lists for part in split)
         log.info("%s: %s", self.label, describe(split, self.features))
         self._say_oddities(split)

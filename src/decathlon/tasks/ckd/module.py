@@ -21,6 +21,7 @@ from decathlon.tasks.ckd.data import MultimodalData
 from decathlon.tasks.ckd.methods.balance import ModalityRates
 from decathlon.tasks.ckd.methods.base import Method, Untrained
 from decathlon.tasks.ckd.teachers import make_teachers
+from decathlon.tasks.ckd.trained import keep
 from decathlon.tasks.ckd.training import KS, SELECTION, Patience, Settings, Teachers, Training, measure, views_of
 
 log = logging.getLogger(__name__)
@@ -219,6 +220,7 @@ class MultimodalRecommender(LightningModule):
         else:
             assert self.backbone is not None
             views = dict(views_of(self.backbone, self.method))
+        self._tested = views[""]
         found = self._rank(views, test=True)
         own = [value for name, value in found.items() if name.startswith(f"{SELECTION}/")]
         if own:
@@ -232,18 +234,9 @@ class MultimodalRecommender(LightningModule):
             found["seconds_per_epoch"] = self.seconds / self.epochs
         self.log_dict({f"test/{name}": value for name, value in found.items()}, batch_size=1)
 
-    @torch.no_grad()
-    def load(self, checkpoint: str | Path, data: MultimodalData) -> Vectors:
-        """Users (nu, D) and items (ni, D) of a job's checkpoint, without the runner; a score is an inner product.
-
-        Args:
-            checkpoint: ``checkpoints/best.ckpt`` of a job with this module's arguments. data: its data.
-        """
-        data.setup()
-        backbone = make_backbone(self.spec, Graph.of(data.train, self.seed), data.features, **self.options)
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
-        return dict(views_of(backbone, self.method))[""]
+    def export(self, folder: Path) -> None:
+        """Keep the tested vectors and whose they are; see ``decathlon.tasks.ckd.trained``."""
+        keep(folder, self._tested, self.data)
 
     @property
     def folder(self) -> Path:

@@ -74,7 +74,7 @@ class Published:
         features = {}
         for name, file in self.features.items():
             features[name] = checked_features(name, read_array(path.parent / file), rows.items, path.parent / file)
-        return Catalogue(rows, features, part)
+        return Catalogue(rows, features, part, table.user_ids, table.item_ids)
 
 
 class LatticeFolder:
@@ -144,7 +144,7 @@ class MovieLensKG:
     def read(self, root: str | Path) -> Catalogue:
         """Read, or fetch at the first call."""
         films = read_movielens(root)
-        rows, _, items = compact(core(films.rows.select(positives(films)), 5))
+        rows, users, items = compact(core(films.rows.select(positives(films)), 5))
         words, facts = [], []
         for number in items.tolist():
             text = f"{films.titles[number]} {films.genres[number]}"
@@ -152,7 +152,7 @@ class MovieLensKG:
             facts.append([f"{relation}|{entity}" for relation, entity in films.facts[number]])
         features = {"text": self._reduce(words, 1), "graph": self._reduce(facts, 2)}
         checked = {name: checked_features(name, values, rows.items, "ml-100k") for name, values in features.items()}
-        return Catalogue(rows, checked)
+        return Catalogue(rows, checked, None, (users + 1).tolist(), (items + 1).tolist())  # as in the published files
 
     def _reduce(self, documents: list[list[str]], least: int) -> Tensor:
         from sklearn.decomposition import TruncatedSVD
@@ -210,14 +210,15 @@ class Files:
         known = self._known(root, counts)
         extra = ["split"] if "split" in header else []
         table = read_interactions(path, time=time, extra=extra, items=known, **self.columns)
-        rows = table.rows
+        rows, item_ids = table.rows, table.item_ids
         if counts and known is None:
-            rows = self._matched(path, rows, table.item_ids, counts.pop())
+            rows = self._matched(path, rows, item_ids, counts.pop())
+            item_ids = list(range(rows.items))
         for file, values in arrays.values():
             if len(values) != rows.items:
                 raise DataError(f"{file} has {len(values)} rows, and {self.item_ids} lists {rows.items} items")
         features = {name: checked_features(name, values, rows.items, file) for name, (file, values) in arrays.items()}
-        return Catalogue(rows, features, table.extra.get("split"))
+        return Catalogue(rows, features, table.extra.get("split"), table.user_ids, item_ids)
 
     def _known(self, root: str | Path, counts: set[int]) -> list[str] | None:
         if self.item_ids is None:

@@ -2,67 +2,30 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from decathlon.build import build, check_options
 from decathlon.errors import ConfigError
 from decathlon.language.decoder import check_positions
 from decathlon.language.tokens import batches, pad
-from decathlon.orders import BatchOrder
 from decathlon.randomness import generator
 from decathlon.tasks.cora.collaborative import Collaborative, check_collaborative, trained
 from decathlon.tasks.cora.decoder import DecoderTraining, load_model
-from decathlon.tasks.cora.frozen import DTYPES, Frozen, frozen_states
+from decathlon.tasks.cora.frozen import DTYPES, Frozen, compute, frozen_states
 from decathlon.tasks.cora.log import Chosen, Log, choose
 from decathlon.tasks.cora.methods import Batch, Method, Sizes
+from decathlon.tasks.cora.order import BucketOrder, Steps
 from decathlon.tasks.cora.prompts import Template, answers, tokenised
 from decathlon.tasks.cora.sources import check_source, read
 
 log = logging.getLogger(__name__)
-
-
-class Steps(IterableDataset):
-    """As many empty batches as an epoch has steps: what a step sees is a function of its number."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.count))
-
-    def __len__(self) -> int:
-        return self.count
-
-
-class BucketOrder(BatchOrder):
-    """Batches of rows of similar length: rows are shuffled, sorted by length inside of pools, and batches shuffled.
-
-    Args:
-        lengths: of the rows, (n,). pool: batches per pool.
-    """
-
-    def __init__(self, lengths: Tensor, batch_size: int, seed: int, pool: int = 32) -> None:
-        super().__init__(len(lengths), batch_size, seed)
-        self.lengths, self.pool, self._bucketed = lengths, pool, -1
-
-    def epoch(self, epoch: int) -> Tensor:
-        if epoch == self._bucketed:
-            return self._order
-        order = super().epoch(epoch)
-        parts = [part[self.lengths[part].argsort(stable=True)] for part in order.split(self.pool * self.batch_size)]
-        order = torch.cat(parts)
-        whole = len(order) // self.batch_size * self.batch_size
-        shuffled = torch.randperm(whole // self.batch_size, generator=generator("buckets", self.seed, epoch))
-        self._order = torch.cat([order[:whole].view(-1, self.batch_size)[shuffled].flatten(), order[whole:]])
-        self._bucketed = epoch
-        return self._order
 
 
 def check_method(method: Mapping[str, Any]) -> Method:
@@ -141,7 +104,7 @@ class RecommendationData(LightningDataModule):
         self._read = read(self.root, self.dataset, self.data_seed)
         self._collaborative_models(self._read)
         if self.method.uses_llm:
-            self._load()
+            self.language_model()
 
     def setup(self, stage: str | None = None) -> None:
         if self.log is not None:
@@ -158,15 +121,34 @@ class RecommendationData(LightningDataModule):
         self.models = self._collaborative_models(self.log)
         self.sources = self._vector_sources()
         if self.method.uses_llm:
-            self.llm, self.tokenizer, self.answers = self._load()
-            self.lengths = torch.tensor([len(ids) for ids in self.prompts(self.last_prompt)])
-            try:
-                check_positions(self.llm, int(self.lengths.max()))
-            except ValueError as error:
-                raise ConfigError(f"model={self.model_options['name']}: {error}; lower history") from error
+            self.llm, self.tokenizer, self.answers = self.language_model()
+            self._measure()
             self.order = BucketOrder(self.lengths[self.places["train"]], self.batch_size, self.seed)
 
-    def _load(self) -> tuple[Any, Any, tuple[int, int]]:
+    def ask(self, asked: Log, rows: Tensor) -> None:
+        """Take other rows in the place of those that were chosen, as the part ``test``; needs ``models`` and ``llm``.
+
+        Args:
+            asked: the log that the models were trained on, with more rows (``Log.asked``). rows: (m,) int64, positions.
+        """
+        self.log, self.rows, self.sources = asked, rows, rows
+        self.template["words"] = asked.words
+        self.places = {"test": torch.arange(len(rows))}
+        self._prompts, self._frozen = {}, {}
+        for model in self.models.values():
+            model.log = asked
+        if self.method.uses_llm:
+            self._measure()
+
+    def _measure(self) -> None:
+        """The lengths of the prompts, which the language model must be able to read."""
+        self.lengths = torch.tensor([len(ids) for ids in self.prompts(self.last_prompt)])
+        try:
+            check_positions(self.llm, int(self.lengths.max()))
+        except ValueError as error:
+            raise ConfigError(f"model={self.model_options['name']}: {error}; lower history") from error
+
+    def language_model(self) -> tuple[Any, Any, tuple[int, int]]:
         """The language model, its tokenizer, and the tokens of its answers."""
         try:
             llm, tokenizer = load_model(root=self.root, **self.model_options)
@@ -221,16 +203,22 @@ class RecommendationData(LightningDataModule):
         user, item = self.models[self.method.collaborative].frozen(self.rows)
         return [(as_code(u, self.method.codes), as_code(i, self.method.codes)) for u, i in zip(user, item)]
 
-    def frozen(self, first: int | None) -> Frozen | None:
-        """What enters block ``first`` of the frozen model for the text prompts, if that is worth keeping."""
+    def frozen(self, first: int | None, cached: bool = True) -> Frozen | None:
+        """What enters block ``first`` of the frozen model for the text prompts, if that is worth keeping.
+
+        Args:
+            cached: whether to look it up in the data folder, and to keep it there.
+        """
         kinds = {stage.prompt for stage in self.method.stages} or {"text"}
         if first is None or first < 1 or self.cache_dtype is None or "text" not in kinds:
             return None
         if first not in self._frozen:
-            self._frozen[first] = frozen_states(
-                self.root, self.llm, self.tokenizer, self.prompts("text"), first, self.answers, self.cache_dtype,
-                self.max_tokens,
-            )  # fmt: skip
+            prompts, kept, most = self.prompts("text"), self.cache_dtype, self.max_tokens
+            self._frozen[first] = (
+                frozen_states(self.root, self.llm, self.tokenizer, prompts, first, self.answers, kept, most)
+                if cached
+                else compute(self.llm, prompts, first, self.answers, kept, most)
+            )
         return self._frozen[first]
 
     def batch(self, places: Tensor, kind: str, device: torch.device, frozen: Frozen | None) -> Batch:
@@ -248,6 +236,12 @@ class RecommendationData(LightningDataModule):
             self.log.items[rows].to(device), self.log.labels[rows].float().to(device), vectors,
             frozen.padded(places).to(device) if frozen is not None else None,
         )  # fmt: skip
+
+    def alone(self, rows: Tensor) -> Tensor:
+        """Scores of rows by a method without a language model, (m,) float64."""
+        assert self.log is not None
+        model = self.models.get(self.method.collaborative)
+        return self.method.scores(self.log, self.chosen.train, rows, model).double()
 
     def scored(self, part: str) -> list[list[int]]:
         """Places of a part in batches of similar length; of a validation, as many as its share allows."""

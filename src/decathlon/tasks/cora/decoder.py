@@ -162,8 +162,18 @@ def load_model(
         "version": 6,
     }  # fmt: skip
     state = cached_state(root, "cora-decoder", key, lambda: train(config))
-    model = _model(config, len(tokenizer))
-    model.load_state_dict(state["model"])
+    return of_state(training, state["model"])
+
+
+def of_state(training: dict[str, Any] | None, state: dict[str, Any]) -> tuple[Any, Any]:
+    """The catalogue's decoder from its ``state_dict``, and its tokenizer.
+
+    Args:
+        training: options of :class:`DecoderTraining`.
+    """
+    tokenizer = catalogue_tokenizer()
+    model = _model(DecoderTraining(**(training or {})), len(tokenizer))
+    model.load_state_dict(state)
     return model.requires_grad_(False).eval(), tokenizer
 
 

@@ -66,9 +66,12 @@ def frozen_states(
         "first": first, "tokens": list(tokens), "kept": kept, "dtype": str(llm.dtype),
         "versions": [torch.__version__, transformers.__version__],
     }  # fmt: skip
-    state = cached_state(
-        root, "cora-frozen", key, lambda: _compute(llm, prompts, first, tokens, DTYPES[kept], max_tokens)
-    )
+
+    def make() -> dict[str, Any]:
+        log.info("computing the frozen states of %d prompts, once", len(prompts))
+        return vars(compute(llm, prompts, first, tokens, kept, max_tokens))
+
+    state = cached_state(root, "cora-frozen", key, make)
     return Frozen(state["hidden"], state["starts"], state["answers"])
 
 
@@ -77,22 +80,22 @@ def _flat(prompts: Sequence[Sequence[int]]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _compute(
-    llm: Any, prompts: Sequence[Sequence[int]], first: int, tokens: tuple[int, int], dtype: torch.dtype, max_tokens: int
-) -> dict[str, Any]:
+def compute(
+    llm: Any, prompts: Sequence[Sequence[int]], first: int, tokens: tuple[int, int], kept: str, max_tokens: int
+) -> Frozen:
+    """The same states, computed now and kept nowhere."""
     starts = torch.tensor([0, *(len(prompt) for prompt in prompts)]).cumsum(0)
     hidden: Tensor | None = None
     answers = torch.zeros(len(prompts), 2)
-    log.info("computing the frozen states of %d prompts, once", len(prompts))
     groups = batches([len(prompt) for prompt in prompts], max_tokens)
     for group in track(groups, "frozen states of the prompts"):
         ids, mask = (part.to(device_of(llm)) for part in pad([prompts[index] for index in group]))
         states = block_input(llm, first, ids)
         if hidden is None:
-            hidden = torch.zeros(int(starts[-1]), states.shape[-1], dtype=dtype)
+            hidden = torch.zeros(int(starts[-1]), states.shape[-1], dtype=DTYPES[kept])
         with from_block(llm, first, states):
             answers[group] = answer_logits(llm, last_hidden(llm, ids, mask.sum(1)), tokens).cpu()
         for place, index in enumerate(group):
-            hidden[starts[index] : starts[index + 1]] = states[place, : len(prompts[index])].to(dtype).cpu()
+            hidden[starts[index] : starts[index + 1]] = states[place, : len(prompts[index])].to(DTYPES[kept]).cpu()
     assert hidden is not None
-    return {"hidden": hidden, "starts": starts, "answers": answers}
+    return Frozen(hidden, starts, answers)

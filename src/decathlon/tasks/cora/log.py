@@ -1,8 +1,9 @@
 """A log of exposed rows (user, item, label, time) with titles and a split: what every method of the task sees."""
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +28,7 @@ class Log:
         user_count, item_count: how many there are.
         titles: of each item. words: what items are called, plural and singular.
         report: how many rows the source had, and how many were left out and why.
+        user_ids, item_ids: what the source calls each; None: by its number.
     """
 
     users: Tensor
@@ -39,6 +41,8 @@ class Log:
     titles: list[str]
     words: tuple[str, str] = ("movies", "movie")
     report: Mapping[str, int] = field(default_factory=dict)
+    user_ids: list[str] | None = None
+    item_ids: list[str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.titles) != self.item_count:
@@ -71,6 +75,24 @@ class Log:
         """Which rows have a user and an item that training has, (n,) bool."""
         train = self.rows(0)
         return ctr.warm(self.users[train], self.items[train], self.users, self.items)
+
+    def asked(self, users: Tensor, items: Tensor, moments: Tensor | None = None) -> "Log":
+        """The log with rows at its end that belong to no part and change no history: pairs that somebody asks about.
+
+        Args:
+            users, items: (m,) int64, of this log.
+            moments: (m,), what a user has liked before it is the pair's history; None: all that is in the log.
+        """
+        count = len(users)
+        times = torch.full((count,), math.inf, dtype=torch.float64)
+        if moments is not None:  # at a moment, and not after it
+            times = moments.double().nextafter(-times)
+        return replace(
+            self, users=torch.cat([self.users, users]), items=torch.cat([self.items, items]),
+            labels=torch.cat([self.labels, torch.zeros(count, dtype=torch.int64)]),
+            times=torch.cat([self.times, times]),
+            part=torch.cat([self.part, torch.full((count,), len(PARTS))]),
+        )  # fmt: skip
 
     @property
     def content(self) -> list[object]:

@@ -13,17 +13,17 @@ from torch.nn import functional as F
 
 from decathlon import distributed
 from decathlon.errors import ConfigError
-from decathlon.language.prefix import from_block
 from decathlon.randomness import seeded
 from decathlon.recommendation.ctr import auc
 from decathlon.rows import append, mend, read_rows, rows_path
 from decathlon.schedules import schedule
 from decathlon.tasks.cora.data import RecommendationData, check_method
-from decathlon.tasks.cora.decoder import answer_logits, last_hidden
 from decathlon.tasks.cora.evaluation import baselines, row_metrics
 from decathlon.tasks.cora.frozen import Frozen
 from decathlon.tasks.cora.general import general_ability
 from decathlon.tasks.cora.methods import Adapter, Batch, Stage
+from decathlon.tasks.cora.scoring import scores_of
+from decathlon.tasks.cora.trained import keep
 
 log = logging.getLogger(__name__)
 WARMUP_START = 1e-5  # the rate that the published warm-up starts from
@@ -184,19 +184,7 @@ class Recommender(LightningModule):
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores of a batch, (B,) in float32."""
-        llm, adapter = self.data.llm, self.adapter
-        known = batch.ids.clamp_min(0)
-        with adapter.applied(batch):
-            if batch.hidden is not None and adapter.first is not None:
-                with from_block(llm, adapter.first, batch.hidden):
-                    last = last_hidden(llm, known, batch.lengths)
-            elif (batch.ids < 0).any():
-                embeds = adapter.embeds(batch, llm.get_input_embeddings()(known))
-                last = last_hidden(llm, known, batch.lengths, embeds)
-            else:
-                last = last_hidden(llm, known, batch.lengths)
-        two = answer_logits(llm, last, self.data.answers)
-        return two[:, 0] if self.score == "yes" else two[:, 0] - two[:, 1]
+        return scores_of(self.data.llm, self.adapter, batch, self.data.answers, self.score)
 
     # Validation
 
@@ -251,8 +239,7 @@ class Recommender(LightningModule):
             self.data.llm.eval()
             scores = self.scores(self.data.batch(places, kind, self.device, self._states(kind))).detach().double().cpu()
         else:
-            model = self.data.models.get(self.method.collaborative)
-            scores = self.method.scores(self.data.log, self.data.chosen.train, rows, model).double()
+            scores = self.data.alone(rows)
         known = self.data.log
         append(
             self._rows_path,
@@ -304,6 +291,10 @@ class Recommender(LightningModule):
             two = self.frozen.answers[[place[row] for row in rows.tolist()]]
             frozen = two[:, 0] if self.score == "yes" else two[:, 0] - two[:, 1]
         return baselines(known, data.chosen.train, rows, data.models, self.method.collaborative, frozen)
+
+    def export(self, folder: Path) -> None:
+        """Keep log, vectors, adapter, and which language model it is of; see ``decathlon.tasks.cora.trained``."""
+        keep(folder, self.data, self.adapter)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["cora"] = {"curve": [list(point) for point in self.curve], "diverged": self.diverged}

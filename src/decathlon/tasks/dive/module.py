@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from decathlon import trained
 from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.graphs.batches import FeatureBatch
@@ -198,6 +199,10 @@ class GraphModule(pl.LightningModule):
             "method": self.spec, "network": self.network, "regression": self.regression, "member": winner,
             "spec": vars(self.parts.spec), "metric": self.parts.metric, "state": self._chosen["ood"].state_dict(),
         }  # fmt: skip
+
+    def export(self, folder: Path) -> None:
+        """Keep the deployed network; see ``decathlon.tasks.dive.trained``."""
+        trained.save(folder, self._standalone())
 
     # Checkpoints
 

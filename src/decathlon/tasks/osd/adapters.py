@@ -1,5 +1,6 @@
 """Low rank in the weights instead of the optimizer: LoRA, ReLoRA, and matrices that are products from the start."""
 
+import copy
 import math
 from typing import Any
 
@@ -40,6 +41,11 @@ class LoraLinear(nn.Module):
         """Put the product into W."""
         self.linear.weight.addmm_(self.B, self.A, alpha=self.factor)
 
+    def plain(self) -> nn.Linear:
+        """The linear map W with the product in it; this one is of no use any more."""
+        self.merge()
+        return self.linear
+
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) + self.factor * (self.dropout(x) @ self.A.T @ self.B.T)
 
@@ -58,6 +64,14 @@ class LowRankLinear(nn.Module):
             for name, factor in (("A", self.A), ("B", self.B)):
                 if not factor.is_meta:
                     factor.copy_(std * torch.randn(factor.shape, generator=generator("low rank", *key, name)))
+
+    @torch.no_grad()
+    def plain(self) -> nn.Linear:
+        """The linear map that does the same."""
+        weight = self.B @ self.A
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
+        linear.weight.copy_(weight)
+        return linear
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.A.T @ self.B.T
@@ -158,3 +172,13 @@ class LowRank(Adapter):
 
     def replace(self, linear: nn.Linear, key: tuple[object, ...]) -> nn.Module:
         return LowRankLinear(linear, self.rank, key)
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """A copy of a model in which plain linear maps stand in the places of adapted ones."""
+    found = copy.deepcopy(model)
+    for name, module in list(found.named_modules()):
+        if isinstance(module, (LoraLinear, LowRankLinear)):
+            parent, _, child = name.rpartition(".")
+            setattr(found.get_submodule(parent), child, module.plain())
+    return found

@@ -22,6 +22,7 @@ from decathlon.tasks.osd.measures import state_bytes, subspace_quality
 from decathlon.tasks.osd.models import check_size, make_model
 from decathlon.tasks.osd.optimizers import ProjectedOptimizer
 from decathlon.tasks.osd.recipes import Recipe
+from decathlon.tasks.osd.trained import keep
 
 log = logging.getLogger(__name__)
 _LAST = 10  # training steps whose perplexity is averaged, as in the paper's Table 1
@@ -259,6 +260,10 @@ class LanguageModelling(LightningModule):
             save_figures(folder, self.losses, self.validations, self.probes)
 
     # ---------------------------------------------------------------- state
+
+    def export(self, folder: Path) -> None:
+        """Keep model and tokenizer; see ``decathlon.tasks.osd.trained``."""
+        keep(folder, self.model, self.data.found.vocabulary, self.data.found.tokenizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["osd"] = {

@@ -63,17 +63,30 @@ def trained(root: str | Path, rows: Log, name: str, options: Mapping[str, Any], 
     check_collaborative(name, options)
     own = {key: value for key, value in options.items() if key not in FIT}
     fit = _fit_options(**{key: value for key, value in options.items() if key in FIT})
-    with seeded("collaborative", name, seed):
-        try:
-            model = MODELS[name](rows, **own)
-        except ValueError as error:
-            raise ConfigError(f"collaborative={name}: {error}") from error
+    model = _new(rows, name, own, seed)
     key = {
         "name": name, "options": own, "fit": fit, "seed": seed, "rows": rows.content, "version": VERSION,
         "torch": torch.__version__,
     }  # fmt: skip
     state = cached_state(root, f"cora-{name}", key, lambda: _train(model, rows, fit, seed, name))
-    model.load_state_dict(state["model"])
+    return _frozen(model, state["model"])
+
+
+def of_state(rows: Log, name: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> Collaborative:
+    """A model of :func:`trained` from its ``state_dict``."""
+    return _frozen(_new(rows, name, {key: value for key, value in options.items() if key not in FIT}, 0), state)
+
+
+def _new(rows: Log, name: str, own: Mapping[str, Any], seed: int) -> Collaborative:
+    with seeded("collaborative", name, seed):
+        try:
+            return MODELS[name](rows, **own)
+        except ValueError as error:
+            raise ConfigError(f"collaborative={name}: {error}") from error
+
+
+def _frozen(model: Collaborative, state: Mapping[str, Any]) -> Collaborative:
+    model.load_state_dict(state)
     model.requires_grad_(False).eval()
     model.settle()
     return model

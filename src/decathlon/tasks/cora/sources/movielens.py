@@ -30,9 +30,10 @@ def ml100k(root: Path, seed: int = 0, valid: float = 0.1, test: float = 0.1, lea
     val_from, test_from = (float(part.time.min()) for part in (split.val, split.test))  # type: ignore[union-attr]
     part = (rows.time >= val_from).long() + (rows.time >= test_from).long()
     titles = [f"{title} ({year})" if year else title for title, year in zip(films.titles, films.years)]
+    ids = [[str(number + 1) for number in range(count)] for count in (rows.users, rows.items)]  # the published ones
     return Log(
         rows.user, rows.item, (rows.rating >= least).long(), rows.time, part, rows.users, rows.items, titles,
-        report={"rows": len(rows)},
+        ("movies", "movie"), {"rows": len(rows)}, *ids,
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def from_csv(
         )  # fmt: skip
     return Log(
         torch.tensor(users), torch.tensor(numbers), labels, times, part, len(user_names), len(item_names), titles,
-        (plural, singular), report,
+        (plural, singular), report, [str(name) for name in user_names], [str(name) for name in item_names],
     )  # fmt: skip
 
 

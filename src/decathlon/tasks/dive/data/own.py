@@ -61,39 +61,63 @@ def packed(graphs: list[Any], what: str, keep: Sequence[str] = ()) -> PackedGrap
     Raises:
         DataError: in one line, a graph cannot be used.
     """
-    from torch_geometric.data import Data
-
-    from decathlon.graphs.pyg import from_pyg
-
     found = []
     for i, graph in enumerate(graphs):
-        edges, nodes = graph.edge_index, graph.num_nodes
-        if edges is None or graph.y is None:
-            raise DataError(f"{what}: graph {i} has no {'edge_index' if edges is None else 'label y'}")
-        if nodes is None or nodes < 1:
-            raise DataError(f"{what}: graph {i} has no nodes")
-        if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= nodes):
-            raise DataError(f"{what}: graph {i} has {nodes} nodes, from 0, and an edge to node {int(edges.max())}")
-        if len(torch.unique(edges[0] * nodes + edges[1])) != edges.shape[1]:
-            raise DataError(f"{what}: graph {i} has the same edge twice; torch_geometric's coalesce() merges them")
-        x = torch.ones(nodes, 1) if graph.x is None else graph.x
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            raise DataError(f"{what}: graph {i} has node features that are no finite numbers")
-        one = Data(x=x if x.dim() > 1 else x[:, None], edge_index=edges, y=graph.y.reshape(1, -1).float())
-        if graph.edge_attr is not None:
-            one.edge_attr = graph.edge_attr if graph.edge_attr.dim() > 1 else graph.edge_attr[:, None]
-        for name in keep:
-            value = graph.to_dict().get(name)
-            if value is None:
-                raise DataError(f"{what}: graph {i} has no {name}")
-            one[name] = torch.as_tensor(value).reshape(1, -1)[:, :1]
-        if "edge_gt" in graph.to_dict():
-            one.edge_gt = graph.edge_gt.bool()
-        found.append(one)
+        try:
+            found.append(usable(graph, keep))
+        except ValueError as error:
+            raise DataError(f"{what}: graph {i} {error}") from error
     try:
-        return from_pyg(found, {"y": "graphs", **{name: "graphs" for name in keep}})
+        return pack(found, keep)
     except ValueError as error:
         raise DataError(f"{what}: {error}") from error
+
+
+def usable(graph: Any, keep: Sequence[str] = (), labelled: bool = True) -> Any:
+    """A ``Data`` that can be packed with others.
+
+    Args:
+        labelled: whether it needs a ``y``; else it gets a zero.
+
+    Raises:
+        ValueError: one line that goes on after "graph 3".
+    """
+    from torch_geometric.data import Data
+
+    edges, nodes, y = graph.edge_index, graph.num_nodes, graph.y if labelled else torch.zeros(1)
+    if edges is None or y is None:
+        raise ValueError(f"has no {'edge_index' if edges is None else 'label y'}")
+    if nodes is None or nodes < 1:
+        raise ValueError("has no nodes")
+    if edges.numel() and (int(edges.min()) < 0 or int(edges.max()) >= nodes):
+        raise ValueError(f"has {nodes} nodes, from 0, and an edge to node {int(edges.max())}")
+    if len(torch.unique(edges[0] * nodes + edges[1])) != edges.shape[1]:
+        raise ValueError("has the same edge twice; torch_geometric's coalesce() merges them")
+    x = torch.ones(nodes, 1) if graph.x is None else graph.x
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError("has node features that are no finite numbers")
+    one = Data(x=x if x.dim() > 1 else x[:, None], edge_index=edges, y=y.reshape(1, -1).float())
+    if graph.edge_attr is not None:
+        one.edge_attr = graph.edge_attr if graph.edge_attr.dim() > 1 else graph.edge_attr[:, None]
+    for name in keep:
+        value = graph.to_dict().get(name)
+        if value is None:
+            raise ValueError(f"has no {name}")
+        one[name] = torch.as_tensor(value).reshape(1, -1)[:, :1]
+    if "edge_gt" in graph.to_dict():
+        one.edge_gt = graph.edge_gt.bool()
+    return one
+
+
+def pack(graphs: list[Any], keep: Sequence[str] = ()) -> PackedGraphs:
+    """Pack what :func:`usable` has returned.
+
+    Raises:
+        ValueError: one line, they have not the same attributes.
+    """
+    from decathlon.graphs.pyg import from_pyg
+
+    return from_pyg(graphs, {"y": "graphs", **{name: "graphs" for name in keep}})
 
 
 def feature_kinds(graphs: PackedGraphs) -> tuple[int | tuple[int, ...], int | tuple[int, ...]]:
