@@ -36,8 +36,8 @@ class Recommender(LightningModule):
     known to training (``_warm``) and of the others (``_cold``). On the same rows: ``test/bias_auc`` (shrunk means),
     ``test/lr_auc`` (logistic regression on the frozen collaborative vectors), ``test/mf_auc`` (their own dot
     product), ``test/frozen_auc`` (the language model as it is, where its states are kept), and the same with ``uauc``.
-    ``test/validation``: validation AUC of the tested state. ``test/general_before``, ``_after``: of a trained method, see
-    :mod:`~.general`.
+    ``test/validation``: validation AUC of the tested state. ``test/general_before``, ``_after``: of a trained method,
+    see :mod:`~.general`.
 
     Args:
         method: config. score: ``yes`` (the raw logit of Yes) or ``yes_minus_no``.

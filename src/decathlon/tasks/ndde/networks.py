@@ -216,8 +216,10 @@ def start_values(architecture: Architecture, networks: int, recipe: str, init: s
     return torch.cat(drawn)
 
 
-def output_scales(scale: float | Sequence[float] | None, size: int) -> Tensor:
+def output_scales(scale: float | Sequence[float] | str | None, size: int) -> Tensor:
     """Factors of the networks' outputs, (n,)."""
+    if isinstance(scale, str):
+        raise ValueError(f"output_scale={scale} is unknown; give numbers, or data")
     given = [1.0] * size if scale is None else [scale] * size if isinstance(scale, (int, float)) else list(scale)
     if len(given) != size or not all(float(value) > 0 for value in given):
         raise ValueError(f"output_scale={scale}: give one positive number, or one for each of {size} unknowns")

@@ -20,6 +20,7 @@ from decathlon.tasks.ndde.problem import DDE, Instance
 from decathlon.tasks.ndde.residual import Collocation
 from decathlon.tasks.ndde.solution import Solution
 from decathlon.tasks.ndde.solvers.base import Solver
+from decathlon.tasks.ndde.solvers.guards import data_scales, inside
 from decathlon.tasks.ndde.verdict import Fit, conclude
 
 STAGES = ("bfgs", "lm")
@@ -46,7 +47,8 @@ class Pinn(Solver):
         widths, first, kappa, log_kappa: of the networks, see ``Architecture``. recipe: of their start values,
             ``journal`` or ``arxiv``. init: ``shared`` (all networks start alike, as in the paper's code) or
             ``independent``.
-        output_scale: factor of the outputs, one number or one for each unknown.
+        output_scale: factor of the outputs, one number or one for each unknown; ``data``: the largest observed value.
+        delays: how unknown ones are trained: ``free`` (a plain scalar, the paper's), or ``inside`` the interval.
         sampling: latin or uniform.
     """
 
@@ -73,14 +75,15 @@ class Pinn(Solver):
         log_kappa: bool = False,
         recipe: str = "journal",
         init: str = "shared",
-        output_scale: float | Sequence[float] | None = None,
+        output_scale: float | Sequence[float] | str | None = None,
         sampling: str = "latin",
+        delays: str = "free",
     ) -> None:
         for name, value, choices in (
             ("rate", rate, RATES), ("second", second, STAGES), ("weights", weights, weighting.WEIGHTS),
             ("stage2", stage2, STAGE2), ("constraint", constraint, ("soft", "hard")),
             ("sampling", sampling, ("latin", "uniform")), ("init", init, ("shared", "independent")),
-            ("recipe", recipe, ("journal", "arxiv")),
+            ("recipe", recipe, ("journal", "arxiv")), ("delays", delays, ("free", "inside")),
         ):  # fmt: skip
             if value not in choices:
                 raise ValueError(f"{name}={value} is unknown; choose {', '.join(choices)}")
@@ -101,18 +104,20 @@ class Pinn(Solver):
         )
         self.second, self.weights, self.fixed, self.stage2, self.floor = second, weights, fixed, stage2, float(floor)
         self.hard, self.recipe, self.init, self.sampling = constraint == "hard", recipe, init, sampling
-        self.output_scale = output_scale
+        self.output_scale, self.delays = output_scale, delays
         weighting.fixed_weights(fixed, [])
 
     def accept(self, problem: DDE) -> None:
         super().accept(problem)
-        output_scales(self.output_scale, problem.size)
+        self._scales(problem, None)
         if self.second == "lm" and problem.history_depends:
             raise ConfigError("second=lm cannot train a history that depends on unknowns; choose second=bfgs")
 
     def begin(self, problem: DDE, observations: Observations | None = None, seed: int = 0) -> None:
+        if self.delays == "inside":
+            problem = inside(problem)
         super().begin(problem, observations, seed)
-        scales = output_scales(self.output_scale, problem.size)
+        scales = self._scales(problem, observations)
         self.form = Form(self.architecture, scales, self.hard, problem.span[0])
         self.size = problem.size * self.architecture.count
         nets = start_values(self.architecture, problem.size, self.recipe, self.init, self.seed)
@@ -130,6 +135,11 @@ class Pinn(Solver):
         self.minimiser: BFGS | LevenbergMarquardt | None = None
         self.history: list[list[float]] = []
         self.kinds = self._kinds()
+
+    def _scales(self, problem: DDE, observations: Observations | None) -> Tensor:
+        if self.output_scale == "data":
+            return data_scales(observations, problem.size)
+        return output_scales(self.output_scale, problem.size)
 
     def _collocation(self) -> Tensor:
         random = generator("collocation", self.seed)
