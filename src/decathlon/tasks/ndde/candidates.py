@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from decathlon.tasks.ndde.instance import Instance
 from decathlon.tasks.ndde.networks import Architecture, evaluate, plain
-from decathlon.tasks.ndde.problem import Instance
 from decathlon.tasks.ndde.residual import Key
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decathlon.equations.hermite import slope_of
-from decathlon.tasks.ndde.problem import Instance
+from decathlon.tasks.ndde.instance import Instance
 from decathlon.tasks.ndde.unknown import Unknown
 
 Key = tuple[int, int, bool]  # delay, component, whether the slope is read

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from decathlon.equations.hermite import PiecewiseHermite
 from decathlon.equations.steps import integrate
-from decathlon.tasks.ndde.problem import DDE, Instance
+from decathlon.tasks.ndde.instance import Instance
+from decathlon.tasks.ndde.problem import DDE
 
 Curve = Callable[[Tensor], Tensor]
 MOST_STEPS = 200_000

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from decathlon.errors import ConfigError
+from decathlon.tasks.ndde.instance import Instance
 from decathlon.tasks.ndde.observations import Observations
-from decathlon.tasks.ndde.problem import DDE, Instance
+from decathlon.tasks.ndde.problem import DDE
 from decathlon.tasks.ndde.solution import Solution, uniform_times
 from decathlon.tasks.ndde.solvers.base import Solver
 

@@ -13,14 +13,16 @@ from decathlon.equations.second_order import BFGS, LevenbergMarquardt
 from decathlon.errors import ConfigError
 from decathlon.randomness import generator
 from decathlon.tasks.ndde import weights as weighting
-from decathlon.tasks.ndde.candidates import Form, NetworkCandidate, RowCandidate
+from decathlon.tasks.ndde.candidates import Form, NetworkCandidate
+from decathlon.tasks.ndde.instance import Instance
 from decathlon.tasks.ndde.networks import Architecture, output_scales, start_values
 from decathlon.tasks.ndde.observations import Observations
-from decathlon.tasks.ndde.problem import DDE, Instance
+from decathlon.tasks.ndde.problem import DDE
 from decathlon.tasks.ndde.residual import Collocation
 from decathlon.tasks.ndde.solution import Solution
 from decathlon.tasks.ndde.solvers.base import Solver
 from decathlon.tasks.ndde.solvers.guards import data_scales, inside
+from decathlon.tasks.ndde.solvers.residuals import Losses
 from decathlon.tasks.ndde.verdict import Fit, conclude
 
 STAGES = ("bfgs", "lm")
@@ -256,36 +258,9 @@ class Pinn(Solver):
         return self._rows(x, True)
 
     def _rows(self, x: np.ndarray, jacobian: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The weighted residuals, whose sum of squares is the objective, and their Jacobian."""
-        flat = torch.from_numpy(np.array(x))
-        blocks: list[tuple[Tensor, Tensor]] = []
-        n, kept = self.problem.size, iter(self.held.sqrt().tolist())
-        start = torch.full((1,), self.problem.span[0], dtype=torch.float64)
-        groups: list[tuple[Tensor, str, Tensor, Tensor]] = [(self.times, "equation", self.times, self.times)]
-        if not self.hard:
-            groups.append((start, "initial", start, start))
-        if self.observations is not None:
-            o = self.observations
-            groups.append((o.times, "data", o.values, o.seen))
-        for t, kind, target, seen in groups:
-            own = flat.expand(len(t), -1).clone().requires_grad_(jacobian)
-            instance = self.problem.at(self.values(own[:, self.size :].t()))
-            candidate = RowCandidate(self.form, own[:, : self.size], instance)
-            if kind == "equation":
-                rows = Collocation(t).residual(instance, candidate)[0]
-                mask = torch.ones_like(rows, dtype=torch.bool)
-            else:
-                rows = candidate.jet(t)[0]
-                rows = rows - (instance.initial[:, None] if kind == "initial" else target.nan_to_num())
-                mask = torch.ones_like(rows, dtype=torch.bool) if kind == "initial" else seen
-            for j in range(n):
-                if not bool(mask[j].any()):
-                    continue
-                factor = next(kept) / math.sqrt(int(mask[j].sum()))
-                (gradient,) = torch.autograd.grad(rows[j].sum(), own, retain_graph=True) if jacobian else (own[:0],)
-                chosen = mask[j] if jacobian else mask[j][:0]
-                blocks.append((factor * rows[j][mask[j]].detach(), factor * gradient[chosen]))
-        return torch.cat([r for r, _ in blocks]).numpy(), torch.cat([g for _, g in blocks]).numpy()
+        flat, form, values = torch.from_numpy(np.array(x)), self.form, self.values
+        losses = Losses(self.problem, form, self.size, values, self.times, self.observations)
+        return losses.rows(flat, self.held.sqrt().tolist(), jacobian)
 
     # The result
 

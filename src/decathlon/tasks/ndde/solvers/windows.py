@@ -15,8 +15,9 @@ from torch import Tensor
 from decathlon.equations.bases import Basis, Chebyshev, Pieces, RandomFeatures, chebyshev_roots
 from decathlon.equations.breaking import breaking_points, refine
 from decathlon.errors import ConfigError
+from decathlon.tasks.ndde.instance import Instance
 from decathlon.tasks.ndde.observations import Observations
-from decathlon.tasks.ndde.problem import DDE, Instance
+from decathlon.tasks.ndde.problem import DDE
 from decathlon.tasks.ndde.solution import Solution
 from decathlon.tasks.ndde.solvers.base import Solver
 from decathlon.tasks.ndde.solvers.collocation import Cascade
