@@ -120,13 +120,16 @@ def foresee(jobs: Sequence[Job]) -> Forecast:
     """The states of jobs, and how long those that are left may take by the finished ones of their results folder."""
     jobs = list({job.identity: job for job in jobs}.values())
     root = Path(jobs[0].config["results_dir"]) if jobs else Path("results")
-    steps = []
+    steps, folders = [], records.Folders()
     for job in jobs:
-        found = records.read(job.folder)
+        found = records.read(job.folder) if job.folder in folders else None
         state = "missing" if found is None else found.state
         if job.config["force"] and state in ("finished", "diverged"):
             state = "missing"  # it would be run anew
-        steps.append(Step(job, found, state, found.seconds if found else None))
+        step = Step(job, found, state, found.seconds if found else None)
+        if found is not None and step.is_done:
+            found.content, found.config = {}, {}  # of thousands of jobs; the job has its config
+        steps.append(step)
     if any(not step.is_done for step in steps):
         history = _History(root, {job.task for job in jobs})
         for step in steps:
@@ -135,18 +138,31 @@ def foresee(jobs: Sequence[Job]) -> Forecast:
     return Forecast(steps, root)
 
 
+@dataclass
+class _Kin:
+    """What an estimate needs of a finished job. ``gpus``: devices that it took; 0 on a CPU."""
+
+    folder: Path
+    seconds: float
+    gpus: int
+
+
 class _History:
     """Finished jobs by what they have in common, the nearest kin first."""
 
     def __init__(self, root: Path, tasks: set[str]) -> None:
-        self._kinds: dict[tuple[Any, ...], list[Found]] = {}
+        self._kinds: dict[tuple[Any, ...], list[_Kin]] = {}
         self._sizes: dict[Path, int] = {}
-        for task in tasks if root.is_dir() else ():
-            for found in records.scan(root, task).jobs:
+        for task in tasks:
+            for found in records.walk(root, task):
                 # A resumed job's time is that of its last attempt only.
                 if found.seconds is not None and found.content.get("resumed_from_step") is None:
+                    devices = found.content.get("devices") if found.on_gpu else 0
+                    kin = _Kin(found.folder, found.seconds, devices if isinstance(devices, int) else 1)
                     for _, key in _kinships(found.task, found.dataset, found.method, found.config):
-                        self._kinds.setdefault(key, []).append(found)
+                        self._kinds.setdefault(key, []).append(kin)
+        for kind in self._kinds.values():
+            kind.sort(key=lambda kin: kin.folder)
 
     def estimate(self, step: Step) -> None:
         job = step.job
@@ -154,16 +170,15 @@ class _History:
         for like, key in _kinships(job.task, job.dataset, job.method, job.config):
             kin = self._kinds.get(key, [])
             if job.config["trainer"].get("accelerator") == "cpu":
-                kin = [found for found in kin if not found.on_gpu]
+                kin = [found for found in kin if not found.gpus]
             elif job.config["trainer"].get("accelerator") == "gpu":
-                kin = [found for found in kin if found.on_gpu]
+                kin = [found for found in kin if found.gpus]
             if kin:
-                step.seconds = statistics.median(found.seconds or 0.0 for found in kin)
+                step.seconds = statistics.median(found.seconds for found in kin)
                 step.like = like
-                on_gpu = [found for found in kin if found.on_gpu]
+                on_gpu = [found for found in kin if found.gpus]
                 if len(on_gpu) * 2 > len(kin):
-                    devices = on_gpu[0].content.get("devices")
-                    step.gpu = devices if isinstance(devices, int) else 1
+                    step.gpu = on_gpu[0].gpus
                 step.disk = round(statistics.median(self._size(found.folder) for found in kin[-_SAMPLES:]))
                 return
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from decathlon.runner import groups
 from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
 from decathlon.runner.planning import Planner, parse
+from decathlon.runner.records import Folders
 
 # Looking for plugins runs their modules a second time: the class that we derive from must be the later one.
 Plugins.instance()
@@ -39,7 +40,7 @@ failed_jobs: list[str] = []
 
 
 class Notes:
-    """The notes of a running sweep: ``plan.json``, and ``<number>.json`` for each job that has ended."""
+    """The notes of a running sweep: ``plan.json``, and ``<number>.<status>.json`` for each job that has ended."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,14 +64,26 @@ class Notes:
 
     def leave(self, number: int, outcome: dict[str, Any]) -> None:
         """Note how a job ended."""
-        files.write_text(self.folder / f"{number}.json", json.dumps(outcome))
+        files.write_text(self.folder / f"{number}.{outcome['status']}.json", json.dumps(outcome))
 
     def outcomes(self) -> dict[int, dict[str, Any]]:
         """How jobs ended, by number."""
-        paths = [path for path in self.folder.glob("*.json") if path.stem.isdigit()]
-        return {int(path.stem): json.loads(path.read_text()) for path in sorted(paths, key=lambda p: int(p.stem))}
+        paths = {number: self.folder / f"{number}.{status}.json" for number, status in self._ended()}
+        return {number: json.loads(paths[number].read_text()) for number in sorted(paths)}
+
+    def count(self, *statuses: str) -> int:
+        """How many jobs ended so, by one listing: each job of a sweep asks, however many went before."""
+        return sum(status in statuses for _, status in self._ended())
+
+    def _ended(self) -> Iterator[tuple[int, str]]:
+        for path in self.folder.glob("*.*.json"):
+            number, status, _ = path.name.split(".", 2)
+            if number.isdigit():
+                yield int(number), status
 
 
+# A job that is left: its overrides, and its folder unless a value of it is wrong.
+_Todo = tuple[Sequence[str], Path | None]
 # The sweep that this process has started, for what is said when it is interrupted.
 current: Notes | None = None
 # The lock that says so to others: not in the callback, which launchers send to their workers.
@@ -99,7 +112,7 @@ def position() -> str:
     if plan is None:
         return ""
     left = plan["jobs"] - plan["skipped"]
-    ended = sum(outcome["status"] in ("finished", "failed") for outcome in Notes.of_this_job().outcomes().values())
+    ended = Notes.of_this_job().count("finished", "failed")
     number = min(plan["skipped"] + HydraConfig.get().job.num + 1, plan["jobs"])
     text = f"job {number} of {plan['jobs']}"
     if ended and left > ended:
@@ -125,22 +138,23 @@ class Sweeper(BasicSweeper):
         parsed = [parse(argument) for argument in [*self._parse_config(), *arguments]]
         combinations = self.split_arguments(parsed, max_batch_size=None)[0]
         planner = Planner(self._composer())
-        todo: list[tuple[Sequence[str], Job | None]] = []
+        todo: list[_Todo] = []
         known: set[str] = set()
+        folders = Folders()
         for combination in combinations:
             job = _planned(planner, combination)
             if job is not None and job.identity in known:
                 continue  # a knob that this method ignores
             if job is not None:
                 known.add(job.identity)
-            if job is None or job.config["force"] or job.record() is None:
-                todo.append((combination, job))
+            if job is None or job.config["force"] or job.folder not in folders or job.record() is None:
+                todo.append((combination, job and job.folder))  # not the job: thousands of configs would be kept
         notes = current or Notes(Path(str(self.config.hydra.sweep.dir), "outcomes"))
         notes.plan(len(combinations), len(combinations) - len(todo))
         number, results = 0, []
         while todo:
             size = self.max_batch_size or len(todo)
-            passed: list[tuple[Sequence[str], Job | None]] = []
+            passed: list[_Todo] = []
             for start in range(0, len(todo), size):
                 batch = todo[start : start + size]
                 done = self.launcher.launch([list(combination) for combination, _ in batch], initial_job_idx=number)
@@ -179,25 +193,25 @@ def _planned(planner: Planner, combination: Sequence[str]) -> Job | None:
         return None
 
 
-def _passed_over(notes: Notes, first: int, batch: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _passed_over(notes: Notes, first: int, batch: Sequence[_Todo]) -> list[_Todo]:
     """The jobs of a batch that another process has. One that has left no outcome has failed."""
     outcomes = notes.outcomes()
     passed = []
-    for number, (combination, job) in enumerate(batch, start=first):
+    for number, (combination, folder) in enumerate(batch, start=first):
         if number not in outcomes:
             failed_jobs.append(" ".join(combination))
         elif outcomes[number]["status"] == "locked":
-            passed.append((combination, job))
+            passed.append((combination, folder))
     return passed
 
 
-def _wait_for_one(passed: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _wait_for_one(passed: list[_Todo]) -> list[_Todo]:
     """The jobs that were passed over, as soon as one of them is to be had."""
     from decathlon.runner.console import console
 
     if passed:
         console.print(f"{len(passed)} of the jobs are being run by another process; waiting for them")
-    while passed and all(job is not None and locks.is_locked(job.folder / "lock") for _, job in passed):
+    while passed and all(folder is not None and locks.is_locked(folder / "lock") for _, folder in passed):
         time.sleep(0.5)
     return passed
 
@@ -239,7 +253,7 @@ def how_far() -> str:
     if current is None or plan is None:
         return ""
     _alive.close()
-    done = plan["skipped"] + sum(o["status"] in ("finished", "skipped") for o in current.outcomes().values())
+    done = plan["skipped"] + current.count("finished", "skipped")
     _remove(current.folder)
     return f"{done} of {plan['jobs']} jobs are done"
 
