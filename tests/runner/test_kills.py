@@ -123,7 +123,7 @@ def test_a_node_of_a_ray_cluster_is_killed(
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     reference, whole = undisturbed
     monkeypatch.chdir(tmp_path)
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)
         ray = ["hydra/launcher=ray_cluster", f"hydra.launcher.ray.init.address={cluster.address}"]

@@ -78,6 +78,11 @@ class Forecast:
         return sum(step.left is None for step in self.todo)
 
     @property
+    def longest(self) -> float:
+        """Seconds that the longest of the jobs left may take, of those with an estimate."""
+        return max((step.left or 0.0 for step in self.todo), default=0.0)
+
+    @property
     def gpu_hours(self) -> float:
         return sum((step.left or 0.0) * step.gpu for step in self.todo) / 3600
 
@@ -153,6 +158,7 @@ class _History:
     def __init__(self, root: Path, tasks: set[str]) -> None:
         self._kinds: dict[tuple[Any, ...], list[_Kin]] = {}
         self._sizes: dict[Path, int] = {}
+        self._known: dict[tuple[tuple[Any, ...], str | None], tuple[float, int, int] | None] = {}
         for task in tasks:
             for found in records.walk(root, task):
                 # A resumed job's time is that of its last attempt only.
@@ -167,20 +173,26 @@ class _History:
     def estimate(self, step: Step) -> None:
         job = step.job
         step.seconds, step.gpu, step.disk = None, 0, 0
+        accelerator = job.config["trainer"].get("accelerator")
         for like, key in _kinships(job.task, job.dataset, job.method, job.config):
-            kin = self._kinds.get(key, [])
-            if job.config["trainer"].get("accelerator") == "cpu":
-                kin = [found for found in kin if not found.gpus]
-            elif job.config["trainer"].get("accelerator") == "gpu":
-                kin = [found for found in kin if found.gpus]
-            if kin:
-                step.seconds = statistics.median(found.seconds for found in kin)
+            if (key, accelerator) not in self._known:
+                self._known[key, accelerator] = self._estimated(self._kinds.get(key, []), accelerator)
+            known = self._known[key, accelerator]
+            if known is not None:
+                step.seconds, step.gpu, step.disk = known
                 step.like = like
-                on_gpu = [found for found in kin if found.gpus]
-                if len(on_gpu) * 2 > len(kin):
-                    step.gpu = on_gpu[0].gpus
-                step.disk = round(statistics.median(self._size(found.folder) for found in kin[-_SAMPLES:]))
                 return
+
+    def _estimated(self, kin: list[_Kin], accelerator: str | None) -> tuple[float, int, int] | None:
+        """Seconds, devices and bytes of a job like these, on such a machine; None if there is none."""
+        if accelerator in ("cpu", "gpu"):
+            kin = [one for one in kin if bool(one.gpus) == (accelerator == "gpu")]
+        if not kin:
+            return None
+        on_gpu = [one.gpus for one in kin if one.gpus]
+        disk = statistics.median(self._size(one.folder) for one in kin[-_SAMPLES:])
+        gpus = on_gpu[0] if len(on_gpu) * 2 > len(kin) else 0
+        return statistics.median(one.seconds for one in kin), gpus, round(disk)
 
     def _size(self, folder: Path) -> int:
         if folder not in self._sizes:

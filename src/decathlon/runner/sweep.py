@@ -7,10 +7,11 @@ and goes with it.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,26 @@ class Notes:
             return None
 
     def leave(self, number: int, outcome: dict[str, Any]) -> None:
-        """Note how a job ended."""
-        files.write_text(self.folder / f"{number}.{outcome['status']}.json", json.dumps(outcome))
+        """Note how a job ended, in the place of an earlier note: Ray starts the jobs of dead nodes anew."""
+        path = self.folder / f"{number}.{outcome['status']}.json"
+        files.write_text(path, json.dumps(outcome))
+        for other in self.folder.glob(f"{number}.*.json"):
+            if other != path:
+                other.unlink(missing_ok=True)
 
     def outcomes(self) -> dict[int, dict[str, Any]]:
         """How jobs ended, by number."""
-        paths = {number: self.folder / f"{number}.{status}.json" for number, status in self._ended()}
-        return {number: json.loads(paths[number].read_text()) for number in sorted(paths)}
+        ended = sorted(self.statuses().items())
+        return {number: json.loads((self.folder / f"{number}.{status}.json").read_text()) for number, status in ended}
+
+    def statuses(self) -> dict[int, str]:
+        """How jobs ended in one word, by number: one listing, where a job's outcome would be a file each."""
+        found = [re.fullmatch(r"(\d+)\.(\w+)\.json", path.name) for path in self.folder.glob("*.json")]
+        return {int(match[1]): match[2] for match in found if match}
 
     def count(self, *statuses: str) -> int:
-        """How many jobs ended so, by one listing: each job of a sweep asks, however many went before."""
-        return sum(status in statuses for _, status in self._ended())
-
-    def _ended(self) -> Iterator[tuple[int, str]]:
-        for path in self.folder.glob("*.*.json"):
-            number, status, _ = path.name.split(".", 2)
-            if number.isdigit():
-                yield int(number), status
+        """How many jobs ended so."""
+        return sum(status in statuses for status in self.statuses().values())
 
 
 # A job that is left: its overrides, and its folder unless a value of it is wrong.
@@ -195,12 +199,12 @@ def _planned(planner: Planner, combination: Sequence[str]) -> Job | None:
 
 def _passed_over(notes: Notes, first: int, batch: Sequence[_Todo]) -> list[_Todo]:
     """The jobs of a batch that another process has. One that has left no outcome has failed."""
-    outcomes = notes.outcomes()
-    passed = []
+    ended = notes.statuses()
+    passed: list[_Todo] = []
     for number, (combination, folder) in enumerate(batch, start=first):
-        if number not in outcomes:
+        if number not in ended:
             failed_jobs.append(" ".join(combination))
-        elif outcomes[number]["status"] == "locked":
+        elif ended[number] == "locked":
             passed.append((combination, folder))
     return passed
 
