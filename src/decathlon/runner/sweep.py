@@ -152,7 +152,8 @@ class Sweeper(BasicSweeper):
             if job is not None:
                 known.add(job.identity)
             if job is None or job.config["force"] or job.folder not in folders or job.record() is None:
-                todo.append((combination, job and job.folder))  # not the job: thousands of configs would be kept
+                # Not the job: thousands of configs would be kept.
+                todo.append((combination, job.folder if job is not None else None))
         notes = current or Notes(Path(str(self.config.hydra.sweep.dir), "outcomes"))
         notes.plan(len(combinations), len(combinations) - len(todo))
         number, results = 0, []

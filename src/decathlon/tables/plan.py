@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -60,7 +59,7 @@ class Experiment:
     narrowed: bool = False
     """Whether overrides have left cells out, of which claims may speak."""
 
-    @cached_property
+    @property
     def cells(self) -> list["Cell"]:
         """The cell of each job."""
         return [tuple(canonical(planned.values[key]) for key in self.layout.keys) for planned in self.jobs]
