@@ -158,6 +158,7 @@ def test_dry_run_runs_nothing(root: Path, run_here: Door, decathlon_here: Door) 
     finished(root, "seed=0", "lr=0.1")
     said = run_here("-m", "task=toy", "seed=0,1", "lr=0.1,0.2", "--dry-run")
     assert "4 jobs: 1 finished, 3 to do" in said.stdout and "about 30 s left" in said.stdout
+    assert "the longest of them about 10 s" in said.stdout
     each = listed(decathlon_here("plan", "task=toy", "seed=0,1", "lr=0.1", "--each", "--format", "json").stdout)
     assert [row["state"] for row in each] == ["finished", "to do"]
     whole = decathlon_here("plan", "toy/small")

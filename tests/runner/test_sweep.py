@@ -13,8 +13,10 @@ import pytest
 
 from decathlon import locks
 from decathlon.runner import planning
+from decathlon.runner import records as records_of
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
+from decathlon.runner.sweep import Notes
 from tests.conftest import Runner, environment
 from tests.runner.conftest import Door
 
@@ -125,6 +127,40 @@ def test_jobs_are_planned_from_templates(run_here: Door, here: Path, monkeypatch
             pretend_finished("task=toy", f"seed={seed}", f"method={method}", "lr=0.1")
     done = run_here("-m", "task=toy", "method=linear,fixed", "seed=0,1,2", "lr=0.1")
     assert done.status == 0 and done.stdout == "sweep: 6 skipped\n" and len(made) == 2
+
+
+def test_folders_are_listed_once_and_not_for_each_job(
+    run_here: Door, decathlon_here: Door, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(8):
+        for method in ("linear", "fixed"):
+            pretend_finished("task=toy", f"seed={seed}", f"method={method}", "lr=0.1")
+    listed: list[str] = []
+    entries = records_of._entries
+    monkeypatch.setattr(records_of, "_entries", lambda path: (listed.append(path), entries(path))[1])
+    sweep = ["task=toy", "method=linear,fixed", "seed=range(8)", "lr=0.1"]
+    assert run_here("-m", *sweep).stdout == "sweep: 16 skipped\n"
+    methods = [str(here / "results" / "toy" / "points" / method) for method in ("linear", "fixed")]
+    assert listed == methods
+    listed.clear()
+    assert "16 jobs: 16 finished" in decathlon_here("plan", *sweep).stdout
+    assert listed == methods
+    listed.clear()
+    assert "9 of 9 jobs" not in decathlon_here("table", "toy/small").stdout
+    assert set(listed) == set(methods) and len(listed) == len(methods)
+
+
+def test_how_far_a_sweep_is_takes_one_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes(tmp_path)
+    notes.plan(5, 1)
+    (tmp_path / ".7.finished.abcd1234.part.json").touch()  # one that is being written
+    notes.leave(1, {"job": "seed=1", "status": "locked"})  # its node died, and it was started anew
+    for number, status in enumerate(["finished", "failed", "locked", "finished"]):
+        notes.leave(number, {"job": f"seed={number}", "status": status})
+    assert [outcome["status"] for outcome in notes.outcomes().values()] == ["finished", "failed", "locked", "finished"]
+    assert list(notes.outcomes()) == [0, 1, 2, 3]
+    monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("reads what all jobs before have left"))
+    assert notes.count("finished", "failed") == 3
 
 
 def test_leftovers_in_a_pinned_folder_are_not_counted(run_here: Door, here: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -20,6 +21,8 @@ LAYOUT = {"title": "t", "rows": ["method"], "columns": ["dataset"], "metrics": {
 
 class Done:
     """A finished job with the given metrics."""
+
+    folder = Path(__file__)  # one that is there
 
     def __init__(self, **metrics: float) -> None:
         self.metrics = metrics

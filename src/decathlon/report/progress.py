@@ -73,6 +73,8 @@ def say_plan(title: str, forecast: Forecast, each: bool = False, form: str = "te
     say_counts(title, forecast)
     show(rows, keys, form, console)
     say_left(forecast)
+    if forecast.longest and len(forecast.todo) > 1:
+        console.print(f"the longest of them about {spell(forecast.longest)}: a cluster's time limit has to be above it")
     free = forecast.free_disk()
     if forecast.disk and free is not None:
         lack = " [red](not enough)[/]" if forecast.disk > free else ""

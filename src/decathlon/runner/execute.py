@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 
 from decathlon import files, trained
 from decathlon.errors import ConfigError, UserError
+from decathlon.runner import processes
 from decathlon.runner.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from decathlon.runner.exact import RandomState
 from decathlon.runner.signals import EndOnSignal
@@ -63,9 +64,16 @@ def quiet() -> None:
 
 
 def construct(config: Config) -> tuple[LightningModule, LightningDataModule]:
-    """Build the module and the data of a job from a seeded state. A bad value raises ConfigError, in one line."""
+    """Build the module and the data of a job from a seeded state. A bad value raises ConfigError, in one line.
+
+    A module whose parameters cannot be shared out among processes says why in ``unshardable``.
+    """
     seed_everything(config["seed"], workers=True, verbose=False)
-    return _instantiate(config["module"], "module"), _instantiate(config["data"], "data")
+    module = _instantiate(config["module"], "module")
+    why = getattr(module, "unshardable", None)
+    if why and processes.is_sharded(config["trainer"]):
+        raise ConfigError(f"trainer.strategy={config['trainer']['strategy']}: {why}; choose trainer=ddp")
+    return module, _instantiate(config["data"], "data")
 
 
 def _instantiate(spec: Config, what: str) -> Any:

@@ -80,6 +80,11 @@ class Forecast:
         return sum(step.left is None for step in self.todo)
 
     @property
+    def longest(self) -> float:
+        """Seconds that the longest of the jobs left may take, of those with an estimate."""
+        return max((step.left or 0.0 for step in self.todo), default=0.0)
+
+    @property
     def gpu_hours(self) -> float:
         return sum((step.left or 0.0) * step.gpu for step in self.todo) / 3600
 
@@ -130,13 +135,16 @@ def foresee(jobs: Sequence[Job]) -> Forecast:
     """The states of jobs, and how long those that are left may take by the finished ones of their results folder."""
     jobs = list({job.identity: job for job in jobs}.values())
     root = Path(jobs[0].config["results_dir"]) if jobs else Path("results")
-    steps = []
+    steps, folders = [], records.Folders()
     for job in jobs:
-        found = records.read(job.folder)
+        found = records.read(job.folder) if job.folder in folders else None
         state = "missing" if found is None else found.state
         if job.config["force"] and state in ("finished", "diverged"):
             state = "missing"  # it would be run anew
-        steps.append(Step(job, found, state, found.seconds if found else None))
+        step = Step(job, found, state, found.seconds if found else None)
+        if found is not None and step.is_done:
+            found.content, found.config = {}, {}  # of thousands of jobs; the job has its config
+        steps.append(step)
     if any(not step.is_done for step in steps):
         history = _History(root, {job.task for job in jobs})
         for step in steps:
@@ -145,37 +153,56 @@ def foresee(jobs: Sequence[Job]) -> Forecast:
     return Forecast(steps, root)
 
 
+@dataclass
+class _Kin:
+    """What an estimate needs of a finished job. ``gpus``: devices that it took; 0 on a CPU."""
+
+    folder: Path
+    seconds: float
+    gpus: int
+
+
 class _History:
     """Finished jobs by what they have in common, the nearest kin first."""
 
     def __init__(self, root: Path, tasks: set[str]) -> None:
-        self._kinds: dict[tuple[Any, ...], list[Found]] = {}
+        self._kinds: dict[tuple[Any, ...], list[_Kin]] = {}
         self._sizes: dict[Path, int] = {}
-        for task in tasks if root.is_dir() else ():
-            for found in records.scan(root, task).jobs:
+        self._known: dict[tuple[tuple[Any, ...], str | None], tuple[float, int, int] | None] = {}
+        for task in tasks:
+            for found in records.walk(root, task):
                 # A resumed job's time is that of its last attempt only.
                 if found.seconds is not None and found.content.get("resumed_from_step") is None:
+                    devices = found.content.get("devices") if found.on_gpu else 0
+                    kin = _Kin(found.folder, found.seconds, devices if isinstance(devices, int) else 1)
                     for _, key in _kinships(found.task, found.dataset, found.method, found.config):
-                        self._kinds.setdefault(key, []).append(found)
+                        self._kinds.setdefault(key, []).append(kin)
+        for kind in self._kinds.values():
+            kind.sort(key=lambda kin: kin.folder)
 
     def estimate(self, step: Step) -> None:
         job = step.job
         step.seconds, step.gpu, step.disk = None, 0, 0
+        accelerator = job.config["trainer"].get("accelerator")
         for like, key in _kinships(job.task, job.dataset, job.method, job.config):
-            kin = self._kinds.get(key, [])
-            if job.config["trainer"].get("accelerator") == "cpu":
-                kin = [found for found in kin if not found.on_gpu]
-            elif job.config["trainer"].get("accelerator") == "gpu":
-                kin = [found for found in kin if found.on_gpu]
-            if kin:
-                step.seconds = statistics.median(found.seconds or 0.0 for found in kin)
+            if (key, accelerator) not in self._known:
+                self._known[key, accelerator] = self._estimated(self._kinds.get(key, []), accelerator)
+            known = self._known[key, accelerator]
+            if known is not None:
+                step.seconds, step.gpu, step.disk = known
                 step.like = like
-                on_gpu = [found for found in kin if found.on_gpu]
-                if len(on_gpu) * 2 > len(kin):
-                    devices = on_gpu[0].content.get("devices")
-                    step.gpu = devices if isinstance(devices, int) else 1
-                step.disk = round(statistics.median(self._size(found.folder) for found in kin[-_SAMPLES:]))
                 return
+
+    def _estimated(self, kin: list[_Kin], accelerator: str | None) -> tuple[float, int, int] | None:
+        """Seconds, devices and bytes of a job like these, on such a machine; None if there is none."""
+        if accelerator in ("cpu", "gpu"):
+            kin = [one for one in kin if bool(one.gpus) == (accelerator == "gpu")]
+        if not kin:
+            return None
+        on_gpu = [one.gpus for one in kin if one.gpus]
+        disk = statistics.median(self._size(one.folder) for one in kin[-_SAMPLES:])
+        gpus = on_gpu[0] if len(on_gpu) * 2 > len(kin) else 0
+        return statistics.median(one.seconds for one in kin), gpus, round(disk)
 
     def _size(self, folder: Path) -> int:
         if folder not in self._sizes:

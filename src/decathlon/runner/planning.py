@@ -177,35 +177,48 @@ class _Version:
     def __init__(self, cfg: DictConfig) -> None:
         self._cfg, self._plain = cfg, resolve(cfg)
         self._reads: dict[Path, set[str] | None] = {}
+        self._links: dict[str, str] = {}  # of nodes that are `${key}` and nothing else: their names, and the key
         self._collect(OmegaConf.to_container(cfg, resolve=False), ())
-        self._affected: dict[frozenset[str], list[Path]] = {}
+        self._affected: dict[frozenset[str], dict[Path, str | None]] = {}
         self._now: dict[str, Any] = {}
         OmegaConf.set_struct(cfg, False)
 
     def with_values(self, wanted: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         """The plain config with the values ``wanted``; ``base`` are those that it was composed with."""
-        for key, value in wanted.items():
-            if key not in self._now or not _same(self._now[key], value):
-                OmegaConf.update(self._cfg, key, value, merge=True, force_add=True)
-                self._now[key] = value
         changed = frozenset(key for key, value in wanted.items() if not _same(base[key], value))
         if changed not in self._affected:
+            self._set(wanted)
             self._affected[changed] = self._find_affected(changed)
+        affected = self._affected[changed]
+        copies = {path: wanted[key] for path, key in affected.items() if key and not isinstance(wanted[key], list)}
+        if len(copies) < len(affected):
+            self._set(wanted)
         whole = dict(self._plain)
         copied = {(): whole}
-        for path in self._affected[changed]:
-            node, place = self._cfg, whole
+        for path in affected:
+            place = whole
             for depth, part in enumerate(path[:-1], start=1):
-                node = node._get_node(part)  # type: ignore[assignment]
                 here = path[:depth]
                 if here not in copied:
                     copied[here] = place[part] = dict(place[part])
                 place = copied[here]
-            value = node[path[-1]]
-            if OmegaConf.is_config(value):
-                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-            place[path[-1]] = value
+            place[path[-1]] = copies[path] if path in copies else self._resolved(path)
         return whole
+
+    def _set(self, wanted: dict[str, Any]) -> None:
+        for key, value in wanted.items():
+            if key not in self._now or not _same(self._now[key], value):
+                OmegaConf.update(self._cfg, key, value, merge=True, force_add=True)
+                self._now[key] = value
+
+    def _resolved(self, path: Path) -> Any:
+        node: Any = self._cfg
+        for part in path[:-1]:
+            node = node._get_node(part)
+        value = node[path[-1]]
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        return value
 
     def _collect(self, node: Any, path: Path) -> None:
         if isinstance(node, dict):
@@ -215,9 +228,14 @@ class _Version:
             texts = _texts(node)
             reads = [references(text) for text in texts]
             self._reads[path] = None if None in reads else set().union(*(r for r in reads if r is not None))
+            if isinstance(node, str) and re.fullmatch(_READS_KEY, node):
+                self._links[".".join(map(str, path))] = node[2:-1]
 
-    def _find_affected(self, changed: frozenset[str]) -> list[Path]:
-        """The changed keys themselves, and all that reads them, at once or through others."""
+    def _find_affected(self, changed: frozenset[str]) -> dict[Path, str | None]:
+        """The changed keys themselves, and all that reads them, at once or through others.
+
+        Beside each the changed key whose value it has as it is; None where it has to be resolved.
+        """
         found: dict[Path, str] = {path: ".".join(map(str, path)) for path, read in self._reads.items() if read is None}
         names = [*changed, *found.values()]
         rest = {path: read for path, read in self._reads.items() if read is not None}
@@ -229,7 +247,17 @@ class _Version:
         for key in changed:
             path = self._path_of(key)
             found[path] = key
-        return list(found)
+        return {path: self._followed(name, changed) for path, name in found.items()}
+
+    def _followed(self, name: str, changed: frozenset[str]) -> str | None:
+        """The changed key that ``name`` is a mere link to, or to a link to it; resolving each anew takes long."""
+        for _ in range(len(self._links) + 1):  # links in a circle are left to be resolved, and to be refused
+            if name in changed:
+                return name
+            if name not in self._links:
+                return None
+            name = self._links[name]
+        return None
 
     def _path_of(self, key: str) -> Path:
         """A dotted key as a path: whole numbers may be keys too."""

@@ -24,11 +24,17 @@ Config = dict[str, Any]
 ALONE = Node()
 
 
+def is_sharded(trainer: Config) -> bool:
+    """Whether each process would hold a part of the parameters only (FSDP)."""
+    return str(trainer.get("strategy") or "").startswith("fsdp")
+
+
 def device_count(trainer: Config) -> int:
     """How many processes the trainer config asks for on this machine.
 
     Raises:
-        ConfigError: ``devices`` is no number of them, or there are not so many GPUs.
+        ConfigError: ``devices`` is no number of them, there are not so many GPUs, or the parameters are to be shared
+            out among processes on the CPU, where torch's FSDP does not run.
     """
     import torch
 
@@ -41,6 +47,12 @@ def device_count(trainer: Config) -> int:
         wanted = 0
     if wanted < 1:
         raise ConfigError(f"trainer.devices={devices} is neither a number of devices, nor a list of them, nor auto")
+    if is_sharded(trainer) and (trainer.get("accelerator") == "cpu" or not gpus):
+        raise ConfigError(
+            f"trainer.strategy={trainer['strategy']} shards the parameters over GPUs (torch's FSDP runs on no CPU)"
+            + ("" if gpus else ", and torch sees none here")
+            + "; choose trainer=ddp_cpu, or cpu"
+        )
     if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
         seen = f"{gpus} of them" if gpus else "none"
         needed = "a GPU" if wanted == 1 else f"{wanted} GPUs"

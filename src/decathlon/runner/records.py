@@ -15,6 +15,7 @@ from decathlon import locks
 from decathlon.errors import ConfigError
 
 STATES = ("finished", "diverged", "running", "failed", "interrupted", "unreadable")
+_MARKS = ("metrics.json", "failure.json", "config.yaml")  # of a job's folder
 _IDENTITY = re.compile(r"[0-9a-f]{12}")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -90,6 +91,18 @@ class Results:
         return [job for job in self.jobs if job.fault]
 
 
+class Folders:
+    """Which jobs have a folder, by one listing for all jobs of a method: most jobs of a new sweep have none."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+
+    def __contains__(self, folder: Path) -> bool:
+        if folder.parent not in self._names:
+            self._names[folder.parent] = {entry.name for entry in _entries(str(folder.parent))}
+        return folder.name in self._names[folder.parent]
+
+
 def scan(root: str | Path, task: str | None = None) -> Results:
     """Read a results folder ``<root>/<task>/<dataset>/<method>/<id>``.
 
@@ -104,6 +117,17 @@ def scan(root: str | Path, task: str | None = None) -> Results:
     except OSError as error:
         raise ConfigError(f"{root} cannot be read: {error.strerror}") from error
     results = Results(root, [])
+    results.jobs.extend(_walk(top, task, results))
+    results.jobs.sort(key=lambda job: (job.task, job.dataset, job.method, job.identity))
+    return results
+
+
+def walk(root: Path, task: str) -> Iterator[Found]:
+    """The jobs of a task, one at a time: where there are thousands, what is needed of each is little. In any order."""
+    return _walk(_entries(str(root)), task, Results(root, []))
+
+
+def _walk(top: list[os.DirEntry[str]], task: str | None, results: Results) -> Iterator[Found]:
     for folder in _folders(top, results):
         if task is not None and folder.name != task:
             continue
@@ -114,9 +138,7 @@ def scan(root: str | Path, task: str | None = None) -> Results:
                     if found is None:
                         results.strays += 1
                     else:
-                        results.jobs.append(found)
-    results.jobs.sort(key=lambda job: (job.task, job.dataset, job.method, job.identity))
-    return results
+                        yield found
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
@@ -147,8 +169,8 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 def read(folder: str | Path) -> Found | None:
     """The job in a folder; None if no file of a job is in it."""
     folder = Path(folder)
-    names = {entry.name for entry in _entries(str(folder))}
-    if not names & {"metrics.json", "failure.json", "config.yaml"}:
+    names = {name for name in _MARKS if os.path.lexists(folder / name)}
+    if not names:
         return None
     task, dataset, method, identity = Path(os.path.abspath(folder)).parts[-4:]
     found = Found(folder, task, dataset, method, identity, "interrupted")
@@ -169,7 +191,7 @@ def read(folder: str | Path) -> Found | None:
     config = record.get("config")
     found.content = record
     found.config = config if isinstance(config, dict) else _yaml(folder / "config.yaml", names, found)
-    mark = next(name for name in ("metrics.json", "failure.json", "config.yaml") if name in names)
+    mark = next(name for name in _MARKS if name in names)
     found.changed = (folder / mark).stat().st_mtime
     return found
 

@@ -7,10 +7,11 @@ and goes with it.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,20 @@ from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
 from decathlon.runner.layout import Layout
 from decathlon.runner.planning import Planner, parse
-from decathlon.runner.tuning import Need, needs
+from decathlon.runner.records import Folders
+from decathlon.runner.tuning import Need, is_tuned_apart, needs
 
 # Looking for plugins runs their modules a second time: the class that we derive from must be the later one.
 Plugins.instance()
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
-_Choice = tuple[Sequence[str], Job | None]  # the overrides of a job, and the job unless they are wrong
 _FOLDER = "DECATHLON_SWEEP"  # in the environment of a sweep's jobs: the name of the folder of its notes
 # Set in the process that started the sweep; read by `run` for its exit status.
 failed_jobs: list[str] = []
 
 
 class Notes:
-    """The notes of a running sweep: ``plan.json``, and ``<number>.json`` for each job that has ended."""
+    """The notes of a running sweep: ``plan.json``, and ``<number>.<status>.json`` for each job that has ended."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,15 +66,30 @@ class Notes:
             return None
 
     def leave(self, number: int, outcome: dict[str, Any]) -> None:
-        """Note how a job ended."""
-        files.write_text(self.folder / f"{number}.json", json.dumps(outcome))
+        """Note how a job ended, in the place of an earlier note: Ray starts the jobs of dead nodes anew."""
+        path = self.folder / f"{number}.{outcome['status']}.json"
+        files.write_text(path, json.dumps(outcome))
+        for other in self.folder.glob(f"{number}.*.json"):
+            if other != path:
+                other.unlink(missing_ok=True)
 
     def outcomes(self) -> dict[int, dict[str, Any]]:
         """How jobs ended, by number."""
-        paths = [path for path in self.folder.glob("*.json") if path.stem.isdigit()]
-        return {int(path.stem): json.loads(path.read_text()) for path in sorted(paths, key=lambda p: int(p.stem))}
+        ended = sorted(self.statuses().items())
+        return {number: json.loads((self.folder / f"{number}.{status}.json").read_text()) for number, status in ended}
+
+    def statuses(self) -> dict[int, str]:
+        """How jobs ended in one word, by number: one listing, where a job's outcome would be a file each."""
+        found = [re.fullmatch(r"(\d+)\.(\w+)\.json", path.name) for path in self.folder.glob("*.json")]
+        return {int(match[1]): match[2] for match in found if match}
+
+    def count(self, *statuses: str) -> int:
+        """How many jobs ended so."""
+        return sum(status in statuses for status in self.statuses().values())
 
 
+# A job that is left: its overrides, and its folder unless a value of it is wrong.
+_Todo = tuple[Sequence[str], Path | None]
 # The sweep that this process has started, for what is said when it is interrupted.
 current: Notes | None = None
 # The lock that says so to others: not in the callback, which launchers send to their workers.
@@ -102,7 +118,7 @@ def position() -> str:
     if plan is None:
         return ""
     left = plan["jobs"] - plan["skipped"]
-    ended = sum(outcome["status"] in ("finished", "failed") for outcome in Notes.of_this_job().outcomes().values())
+    ended = Notes.of_this_job().count("finished", "failed")
     number = min(plan["skipped"] + HydraConfig.get().job.num + 1, plan["jobs"])
     text = f"job {number} of {plan['jobs']}"
     if ended and left > ended:
@@ -127,31 +143,13 @@ class Sweeper(BasicSweeper):
         assert self.config is not None and self.launcher is not None
         parsed = [parse(argument) for argument in [*self._parse_config(), *arguments]]
         combinations = self.split_arguments(parsed, max_batch_size=None)[0]
-        planner = Planner(self._composer())
-        jobs: list[_Choice] = []
-        known: set[str] = set()
-        for combination in combinations:
-            job = _planned(planner, combination)
-            if job is None or job.identity not in known:  # known: it differs in a knob that this method ignores
-                jobs.append((combination, job))
-                known |= set() if job is None else {job.identity}
         notes = current or Notes(Path(str(self.config.hydra.sweep.dir), "outcomes"))
-        begun = time.time()
-        number, results, skipped = 0, [], 0
-        left = list(range(len(jobs)))
-        while left:  # once, or twice: jobs whose setting is tuned on other seeds follow those
-            needed = self._needs(jobs)
-            ready = [place for place in left if needed[place] is Need.YES]
-            if not ready:
-                _say_untuned(needed)
-                break
-            left = [place for place in left if needed[place] is not Need.YES]
-            todo = [jobs[place] for place in ready if not _is_finished(jobs[place][1])]
-            skipped += len(ready) - len(todo)
-            notes.plan(sum(need is not Need.NO for need in needed), skipped, begun)
+        number, results, begun = 0, [], time.time()
+        for jobs, skipped, todo in self._rounds(combinations):
+            notes.plan(jobs, skipped, begun)
             while todo:
                 size = self.max_batch_size or len(todo)
-                passed: list[_Choice] = []
+                passed: list[_Todo] = []
                 for start in range(0, len(todo), size):
                     batch = todo[start : start + size]
                     done = self.launcher.launch([list(combination) for combination, _ in batch], initial_job_idx=number)
@@ -163,16 +161,51 @@ class Sweeper(BasicSweeper):
                 todo = _wait_for_one(passed)
         return results
 
-    def _needs(self, jobs: Sequence["_Choice"]) -> list[Need]:
-        """Which of the jobs are needed, by the experiment's table if it has one. Wrong ones say so themselves."""
+    def _rounds(self, combinations: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, list["_Todo"]]]:
+        """How many jobs there are, how many of them are not to be run, and those that are: once, or twice.
+
+        Twice where a table is tuned on seeds of its own: the jobs of the other seeds follow when those are done.
+        """
         assert self.config is not None
-        found = [Need.YES] * len(jobs)
-        good = {place: job for place, (_, job) in enumerate(jobs) if job is not None}
-        if self.config.get("table") is not None and good:
+        planner, folders = Planner(self._composer()), Folders()
+        layout = None
+        if self.config.get("table") is not None:
             layout = Layout.of(self.config, str(self.config.hydra.runtime.choices.get("experiment")))
-            for place, need in zip(good, needs(list(good.values()), layout)):
-                found[place] = need
-        return found
+        apart = layout is not None and is_tuned_apart(layout)
+        known: set[str] = set()
+        jobs: list[tuple[Sequence[str], Job]] = []
+        todo: list[_Todo] = []
+        skipped = 0
+        for combination in combinations:
+            job = _planned(planner, combination)
+            if job is None:
+                todo.append((combination, None))
+            elif job.identity not in known:  # else it differs in a knob that this method ignores
+                known.add(job.identity)
+                if apart:
+                    jobs.append((combination, job))
+                elif _is_finished(job, folders):
+                    skipped += 1
+                else:
+                    # Not the job: thousands of configs would be kept.
+                    todo.append((combination, job.folder))
+        if not apart:
+            yield len(todo) + skipped, skipped, todo
+            return
+        assert layout is not None
+        wrong, asked = len(todo), [False] * len(jobs)
+        while not all(asked):
+            needed = needs([job for _, job in jobs], layout)
+            ready = [place for place, need in enumerate(needed) if need is Need.YES and not asked[place]]
+            if not ready:
+                _say_untuned(needed)
+                return
+            for place in ready:
+                asked[place] = True
+            more = [(jobs[place][0], jobs[place][1].folder) for place in ready if not _is_finished(jobs[place][1])]
+            skipped += len(ready) - len(more)
+            yield sum(need is not Need.NO for need in needed) + wrong, skipped, todo + more
+            todo = []
 
     def _composer(self) -> Any:
         """How a job's config is composed: from what has been read once, unless the command names other folders."""
@@ -193,8 +226,10 @@ class Sweeper(BasicSweeper):
         return compose
 
 
-def _is_finished(job: Job | None) -> bool:
-    return job is not None and not job.config["force"] and job.record() is not None
+def _is_finished(job: Job, folders: Folders | None = None) -> bool:
+    if job.config["force"] or (folders is not None and job.folder not in folders):
+        return False
+    return job.record() is not None
 
 
 def _say_untuned(needed: Sequence[Need]) -> None:
@@ -213,25 +248,25 @@ def _planned(planner: Planner, combination: Sequence[str]) -> Job | None:
         return None
 
 
-def _passed_over(notes: Notes, first: int, batch: Sequence[_Choice]) -> list[_Choice]:
+def _passed_over(notes: Notes, first: int, batch: Sequence[_Todo]) -> list[_Todo]:
     """The jobs of a batch that another process has. One that has left no outcome has failed."""
-    outcomes = notes.outcomes()
-    passed: list[_Choice] = []
-    for number, (combination, job) in enumerate(batch, start=first):
-        if number not in outcomes:
+    ended = notes.statuses()
+    passed: list[_Todo] = []
+    for number, (combination, folder) in enumerate(batch, start=first):
+        if number not in ended:
             failed_jobs.append(" ".join(combination))
-        elif outcomes[number]["status"] == "locked":
-            passed.append((combination, job))
+        elif ended[number] == "locked":
+            passed.append((combination, folder))
     return passed
 
 
-def _wait_for_one(passed: list[_Choice]) -> list[_Choice]:
+def _wait_for_one(passed: list[_Todo]) -> list[_Todo]:
     """The jobs that were passed over, as soon as one of them is to be had."""
     from decathlon.runner.console import console
 
     if passed:
         console.print(f"{len(passed)} of the jobs are being run by another process; waiting for them")
-    while passed and all(job is not None and locks.is_locked(job.folder / "lock") for _, job in passed):
+    while passed and all(folder is not None and locks.is_locked(folder / "lock") for _, folder in passed):
         time.sleep(0.5)
     return passed
 
@@ -273,7 +308,7 @@ def how_far() -> str:
     if current is None or plan is None:
         return ""
     _alive.close()
-    done = plan["skipped"] + sum(o["status"] in ("finished", "skipped") for o in current.outcomes().values())
+    done = plan["skipped"] + current.count("finished", "skipped")
     _remove(current.folder)
     return f"{done} of {plan['jobs']} jobs are done"
 

@@ -21,6 +21,11 @@ class Need(Enum):
     NO = auto()
 
 
+def is_tuned_apart(layout: Layout) -> bool:
+    """Whether settings are chosen on other seeds than are shown."""
+    return {"seeds", "report_seeds"} <= (layout.tune or {}).keys()
+
+
 def needs(jobs: Sequence[Job], layout: Layout) -> list[Need]:
     """Of each job of a sweep, whether the table needs it, by the records that there are.
 
@@ -28,7 +33,7 @@ def needs(jobs: Sequence[Job], layout: Layout) -> list[Need]:
     stands for the one whose setting is not known yet.
     """
     tune = layout.tune or {}
-    if not {"seeds", "report_seeds"} <= tune.keys():
+    if not is_tuned_apart(layout):
         return [Need.YES] * len(jobs)
     cells: dict[tuple[str, ...], list[tuple[int, Any, Any]]] = {}
     for number, job in enumerate(jobs):

@@ -103,12 +103,11 @@ class _Reader:
     """Evaluates the expressions of a claim."""
 
     def __init__(self, experiment: Experiment, results: Results, metric: str) -> None:
-        self.keys = experiment.layout.keys
         self.metrics = experiment.layout.metrics
         self.results = results
         self.metric = metric
         self.narrowed = experiment.narrowed
-        self.known = {tuple(canonical(p.values[key]) for key in self.keys) for p in experiment.jobs}
+        self.known = set(experiment.cells)
 
     def cells(self, node: ast.expr) -> set[tuple[tuple[str, ...], str]]:
         """The cells (and metrics) that an expression reads."""

@@ -14,6 +14,7 @@ from decathlon.runner.compose import Composer
 from decathlon.runner.job import Job
 from decathlon.runner.layout import Cell, Layout, canonical, values_of
 from decathlon.runner.planning import Planner, parse
+from decathlon.runner.records import Folders
 from decathlon.runner.tuning import Need, best_setting, lost_metrics, needs, numbers
 
 _MACHINE = {"trainer", "logger"}
@@ -37,6 +38,11 @@ class Experiment:
     jobs: list[PlannedJob]
     narrowed: bool = False
     """Whether overrides have left cells out, of which claims may speak."""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cell of each job."""
+        return [tuple(canonical(planned.values[key]) for key in self.layout.keys) for planned in self.jobs]
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -111,13 +117,15 @@ def gather(experiment: Experiment) -> Results:
     runs: dict[Cell, dict[Any, dict[Any, dict[str, float | None]]]] = {}
     results = Results({}, {}, {}, {})
     counted: set[tuple[Cell, Any]] = set()
-    for planned in experiment.jobs:
-        cell = tuple(canonical(planned.values[key]) for key in layout.keys)
+    folders = Folders()
+    for planned, cell in zip(experiment.jobs, experiment.cells):
         seed = planned.values["seed"]
         setting = planned.values[tune["key"]] if tune else None
         if (cell, seed) not in counted and (report is None or seed in report):
             counted.add((cell, seed))
             results.expected[cell] = results.expected.get(cell, 0) + 1
+        if planned.job.folder not in folders:
+            continue
         record = planned.job.record()
         if record is not None:
             results.finished.add(planned.job.identity)

@@ -73,7 +73,7 @@ def lay_out(experiment: Experiment, metrics: Sequence[str] = ()) -> Table:
             raise ConfigError(f"{metric} is no metric of {name}; choose {', '.join(layout.metrics)}")
     shown = list(metrics) or list(layout.metrics)
     results = experiments.gather(experiment)
-    cells = [tuple(canonical(planned.values[key]) for key in layout.keys) for planned in experiment.jobs]
+    cells = list(dict.fromkeys(experiment.cells))
     split = len(layout.rows)
     rows = list(dict.fromkeys(cell[:split] for cell in cells))
     column_keys = list(dict.fromkeys(cell[split:] for cell in cells))
@@ -85,7 +85,7 @@ def lay_out(experiment: Experiment, metrics: Sequence[str] = ()) -> Table:
     ]
     entries = {
         (cell[:split], cell[split:], metric): _entry(experiment, results, cell, split, metric)
-        for cell in dict.fromkeys(cells)
+        for cell in cells
         for metric in shown
     }
     for column, metric in columns:

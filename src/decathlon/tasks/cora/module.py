@@ -48,6 +48,8 @@ class Recommender(LightningModule):
         figures: whether to draw.
     """
 
+    unshardable = "it shards what is trained, a small adapter, and every process holds the frozen language model whole"
+
     def __init__(
         self, method: dict[str, Any], score: str = "yes", epochs: int = 1, iterations: int = 100, lr: float = 1e-3,
         warmup: int = 200, end: float = 0.08, restarts: bool = False, weight_decay: float = 1e-3, seed: int = 0,

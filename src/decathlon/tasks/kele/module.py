@@ -45,6 +45,8 @@ class EditEvaluation(L.LightningModule):
         figures: also draw the share of reverted questions by residual knowledge, ``rs_buckets.png``.
     """
 
+    unshardable = "an edit is written into whole weight matrices"
+
     def __init__(
         self,
         root: str,

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from decathlon import distributed, files
@@ -49,6 +48,8 @@ class LanguageModelling(LightningModule):
     Raises:
         ConfigError: in one line, for values that cannot be.
     """
+
+    unshardable = "it flattens the weights, and only whole matrices can be projected"
 
     def __init__(
         self, method: Mapping[str, Any], size: str = "small", lr: float = 0.01, scale: float = 0.25, rank: int = 32,
@@ -114,10 +115,6 @@ class LanguageModelling(LightningModule):
 
     def _check_trainer(self) -> None:
         trainer = self.trainer
-        if isinstance(trainer.strategy, FSDPStrategy):
-            raise ConfigError(
-                "trainer=fsdp flattens the weights, and only matrices can be projected; choose trainer=ddp"
-            )
         if not self.per_layer:
             return
         if trainer.accumulate_grad_batches != 1:
