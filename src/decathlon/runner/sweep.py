@@ -202,7 +202,9 @@ class Sweeper(BasicSweeper):
                 return
             for place in ready:
                 asked[place] = True
-            more = [(jobs[place][0], jobs[place][1].folder) for place in ready if not _is_finished(jobs[place][1])]
+            more: list[_Todo] = [
+                (jobs[place][0], jobs[place][1].folder) for place in ready if not _is_finished(jobs[place][1])
+            ]
             skipped += len(ready) - len(more)
             yield sum(need is not Need.NO for need in needed) + wrong, skipped, todo + more
             todo = []
