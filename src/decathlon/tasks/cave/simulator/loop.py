@@ -11,6 +11,7 @@ from decathlon.tasks.cave import streams
 from decathlon.tasks.cave.epoch import Epoch
 from decathlon.tasks.cave.planners import Planner
 from decathlon.tasks.cave.simulator.channel import PRESETS, Shadowing, blockage_loss, link_rate
+from decathlon.tasks.cave.simulator.columns import packed, row_sum, with_ego
 from decathlon.tasks.cave.simulator.outcome import DONE, FAILED, RUNNING, WAITING, Outcome, Recording
 from decathlon.tasks.cave.simulator.replicas import Replicas, advance, frozen_shares
 from decathlon.tasks.cave.simulator.settings import Settings
@@ -96,11 +97,14 @@ class _Episode:
         now = tick * settings.dt
         self._look(now, tick)
         self._lose_sight(now)
-        if tick % settings.ticks_per_epoch == 0:
+        if self._decides(tick):
             self._decide(now, tick)
         self._count(now, tick)
         self._progress(now)
         self.traffic.advance()
+
+    def _decides(self, tick: int) -> bool:
+        return tick % self.settings.ticks_per_epoch == 0
 
     def _look(self, now: float, tick: int) -> None:
         """Where the lenders are, and how good their links."""
@@ -111,16 +115,21 @@ class _Episode:
         loss = self.shadowing.advance(speed * self.settings.dt, tick)
         if self.settings.blockage:
             loss = loss + blockage_loss(self.blockage, self.lenders.id, distance, int(now + _LATE))
+        if self._decides(tick):
+            used = self.in_range.nonzero(as_tuple=True)
+        else:  # nobody asks for the others' rates
+            others = self.table.vehicle > 0
+            used = (self.table.scenario[others], self.table.vehicle[others] - 1)
         rate = torch.zeros_like(distance)
-        rate[self.in_range] = link_rate(self.radio, distance[self.in_range], loss[self.in_range])
-        self.rate = _with_ego(rate, math.inf)
+        rate[used] = torch.where(self.in_range[used], link_rate(self.radio, distance[used], loss[used]), 0.0)
+        self.rate = with_ego(rate, math.inf)
 
     def _lose_sight(self, now: float) -> None:
         """Replicas whose vehicle has left the range are lost."""
         table = self.table
         if not len(table):
             return
-        gone = ~_with_ego(self.in_range, True)[table.scenario, table.vehicle]
+        gone = ~with_ego(self.in_range, True)[table.scenario, table.vehicle]
         if bool(gone.any()):
             self._remove(gone, torch.full_like(table.death, now), "out of range")
 
@@ -169,20 +178,21 @@ class _Episode:
     def _candidates(self, busy: Tensor) -> tuple[Tensor, Tensor]:
         """(s, N) columns of the lenders in range that stay longest, the ego first; and which of them are there."""
         settings = self.settings
-        dx, dy, dvx, dvy = (part[busy] for part in (self.dx, self.dy, self.dvx, self.dvy))
-        contact = contact_time(dx, dy, dvx, dvy, self.reach, settings.longest)
-        self.contact = torch.where(self.in_range[busy], contact, -1.0)
+        near, here = packed(self.in_range[busy])
+        parts = (part[busy].gather(1, near) for part in (self.dx, self.dy, self.dvx, self.dvy))
+        contact = torch.where(here, contact_time(*parts, self.reach, settings.longest), -1.0)
+        self.contact = torch.zeros_like(self.dx[busy]).scatter_reduce_(1, near, contact, "amax")
         room = settings.candidates - settings.local
         # Always as many slots as there may be: a decision must not depend on who else is in the batch.
-        best = self.contact.argsort(dim=1, descending=True, stable=True)[:, :room]
-        there = self.contact.gather(1, best) >= 0
+        place = contact.argsort(dim=1, descending=True, stable=True)[:, :room]
+        best, there = near.gather(1, place), here.gather(1, place)
         if best.shape[1] < room:
             missing = room - best.shape[1]
             best = torch.nn.functional.pad(best, (0, missing))
             there = torch.nn.functional.pad(there, (0, missing))
         column = (best + 1).clamp(max=self.in_range.shape[1])  # without any lender, padding points at the ego
         if settings.local:
-            column, there = _with_ego(column, 0), _with_ego(there, True)
+            column, there = with_ego(column, 0), with_ego(there, True)
         return column, there
 
     def _epoch(self, busy: Tensor, queue: Tensor, candidates: Tensor, there: Tensor) -> Epoch:
@@ -193,8 +203,8 @@ class _Episode:
         load = torch.zeros(self.size * self.rate.shape[1], dtype=torch.float64, device=rows.device)
         where = self.table.scenario * self.rate.shape[1] + self.table.vehicle
         load = load.index_add_(0, where, torch.sqrt(self.table.cycles)).view(self.size, -1)
-        contact = _with_ego(self.contact, 0.0).gather(1, candidates)
-        distance = _with_ego(self.distance[busy], 0.0).gather(1, candidates)
+        contact = with_ego(self.contact, 0.0).gather(1, candidates)
+        distance = with_ego(self.distance[busy], 0.0).gather(1, candidates)
         return Epoch(
             work=tasks.work[rows, number], weight=1.0, upload=tasks.upload[rows, number],
             result=tasks.result[rows, number], target=settings.target,
@@ -234,7 +244,7 @@ class _Episode:
         if self._counted(now):
             lent = torch.where(self.in_range, self.lenders.speed[:, 1:], 0.0)
             own = self.lenders.speed[:, 0] * self.settings.local
-            self.offered += (own + _row_sum(lent)) * self.settings.dt
+            self.offered += (own + row_sum(lent)) * self.settings.dt
         if self.recording is not None:
             self._film(now)
 
@@ -254,7 +264,7 @@ class _Episode:
         allocation = self.simulator.planner.allocation
         progress = advance(table, now, settings.dt, rate, self.lenders.speed, settings.sharing, allocation == "srpt")
         if self._counted(now):
-            self.used += _row_sum(progress.computed)
+            self.used += row_sum(progress.computed)
         done = progress.finish.isfinite()
         if not bool((done | progress.lost).any()):
             return
@@ -323,14 +333,3 @@ class _Episode:
             self.tasks.arrival, self.finish, self.status, self.replicas, self.planned, self.hopeless, self.spent,
             self.wasted, self.offered, self.used, self.inside, self.objective, self.decisions, self.seconds,
         )  # fmt: skip
-
-
-def _with_ego(lenders: Tensor, value: float) -> Tensor:
-    """(S, V) from (S, V - 1): a first column for the ego."""
-    own = torch.full((len(lenders), 1), value, dtype=lenders.dtype, device=lenders.device)
-    return torch.cat([own, lenders], 1)
-
-
-def _row_sum(x: Tensor) -> Tensor:
-    """Sum of every row in the order of its columns, whatever its padding."""
-    return x.cumsum(1)[:, -1] if x.shape[1] else torch.zeros(len(x), dtype=x.dtype, device=x.device)

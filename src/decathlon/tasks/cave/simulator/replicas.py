@@ -81,8 +81,9 @@ def advance(
         rate: (R,) Mbit/s of each replica's link. speed: (S, V) Gcycle/s.
         sharing: see ``Settings``. shortest: least remaining work first, at full speed, instead of by ``share``.
     """
-    where = table.scenario * speed.shape[1] + table.vehicle
-    capacity = speed.flatten()
+    # Of the many vehicles those that have work.
+    vehicles, where = torch.unique(table.scenario * speed.shape[1] + table.vehicle, return_inverse=True)
+    capacity = speed.flatten()[vehicles]
     left = torch.full_like(capacity, dt)
     finish = torch.full_like(table.upload, math.inf)
     lost = torch.zeros_like(table.upload, dtype=torch.bool)
@@ -96,7 +97,9 @@ def advance(
         )
         rows = rows[alive & (left[where[rows]] > 0)]
     spent = torch.zeros_like(capacity).index_add_(0, where, before - table.cycles)
-    return Progress(finish, lost, spent.view_as(speed))
+    computed = torch.zeros_like(speed)
+    computed.view(-1)[vehicles] = spent
+    return Progress(finish, lost, computed)
 
 
 def _until_next_event(

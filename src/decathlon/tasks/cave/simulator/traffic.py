@@ -126,6 +126,8 @@ class RingTraffic:
         others = torch.arange(lanes * count, device=device)
         self._others = others[others != self.ego]
         self.ids = self._others.expand(len(scenarios), -1)
+        self._asked: Tensor | None = self.ids  # for which columns the next line is
+        self._picked = self.ids, self._signs[self.ids], self._offsets[self.ids]
 
     def advance(self) -> None:
         """One tick: speeds first, then positions (semi-implicit Euler)."""
@@ -145,13 +147,16 @@ class RingTraffic:
 
     def relative(self, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See :class:`Traffic`. Positions wrap around the ring."""
-        pick = self.ids if columns is None else self._others[columns]
+        if columns is not self._asked:
+            self._asked, pick = columns, self.ids if columns is None else self._others[columns]
+            self._picked = pick, self._signs[pick], self._offsets[pick]
+        pick, sign, dy = self._picked
         place, speeds, ego = self.place.flatten(1), self.speed.flatten(1), self.ego
-        sign, speed = self._signs[pick], speeds.gather(1, pick)
+        speed = speeds.gather(1, pick)
         dx = sign * place.gather(1, pick) - place[:, ego : ego + 1]  # the ego drives in the positive direction
         dx = dx - self.metres * torch.round(dx / self.metres)
         dv = sign * speed - speeds[:, ego : ego + 1]
-        return dx, self._offsets[pick], dv, torch.zeros_like(dx), speed
+        return dx, dy, dv, torch.zeros_like(dx), speed
 
 
 def contact_time(dx: Tensor, dy: Tensor, dvx: Tensor, dvy: Tensor, reach: float, longest: float = 60.0) -> Tensor:
