@@ -34,7 +34,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_bases_are_no_options(configs: Path) -> None:
     assert catalog.datasets("toy") == ["broken", "few", "points"]
     assert catalog.methods("toy") == ["crash", "deep", "fixed", "flat", "linear"]
-    assert catalog.experiments("toy") == ["toy/small"]
+    assert catalog.experiments("toy") == ["toy/small", "toy/tuned"]
     with pytest.raises(Exception, match="_points"):
         compose_config(["task=toy", "dataset=_points"])
 
