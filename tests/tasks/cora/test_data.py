@@ -7,6 +7,7 @@ import torch
 
 from decathlon.errors import UserError
 from decathlon.recommendation.ctr import auc, uauc
+from decathlon.runner.compose import compose_config
 from decathlon.tasks.cora.collaborative import trained
 from decathlon.tasks.cora.data import BucketOrder, as_code
 from decathlon.tasks.cora.log import choose
@@ -173,8 +174,8 @@ def test_collaborative_models_on_movielens_1m(data_root: Path | None, tmp_path: 
     if data_root is None or not (data_root / "ml-1m-collm").is_dir():
         pytest.skip("needs ml-1m-collm")
     log = read(data_root, {"name": "ml1m", "source": "ml1m"})
-    test, options = log.rows(2), {"size": 64, "init_std": 0.1, "lr": 3e-3, "weight_decay": 1e-4, "batch_size": 1024}
-    model = trained(tmp_path, log, "mf", options)
+    options = compose_config(["task=cora", "dataset=ml1m"]).dataset.collaborative.mf
+    test, model = log.rows(2), trained(tmp_path, log, "mf", dict(options))
     assert auc(model.scores(test), log.labels[test]) == pytest.approx(0.648, abs=0.012)
     assert uauc(model.scores(test), log.labels[test], log.users[test]).mean == pytest.approx(0.636, abs=0.015)
     found = logistic_scores(log, log.rows(0), test, model)

@@ -21,6 +21,7 @@ from decathlon.tasks.cora.collaborative.models import MODELS, Collaborative
 from decathlon.tasks.cora.log import Log
 
 log = logging.getLogger(__name__)
+CHANCE = 0.52  # a validation AUC below is said
 VERSION = 1  # of the training below: another one is another cache
 
 
@@ -114,5 +115,9 @@ def _train(model: Collaborative, rows: Log, fit: Mapping[str, Any], seed: int, n
                 best, best_epoch, state = curve[-1], epoch, copy.deepcopy(model.state_dict())
             if epoch - best_epoch >= fit["patience"]:
                 break
+    if best < CHANCE:
+        log.warning(
+            "WARNING: %s has learnt little: validation AUC %.3f; more patience, or a smaller init_std?", name, best
+        )
     log.info("%s: validation AUC %.4f after epoch %d of %d", name, best, best_epoch + 1, len(curve))
     return {"model": state, "valid_auc": best, "epoch": best_epoch, "curve": curve}
