@@ -4,7 +4,7 @@
 
 Without names every experiment is looked at, which takes minutes. docs/results.md has every experiment of every task, in
 the catalog's order, with its verdicts; one that has not been run to its end here keeps the table it has. The README's
-summary counts the verdicts of the small tables.
+summary counts the verdicts of the tables of small and generated data.
 """
 
 import re
@@ -61,7 +61,7 @@ def summary(tables: dict[str, str]) -> str:
     """How many claims of each task's small tables hold, are undecided and fail, as Markdown."""
     lines = ["| task | small tables | hold | undecided | fail |", "| --- | --- | --- | --- | --- |"]
     for task in catalog.tasks():
-        small = {name: text for name, text in tables.items() if name.startswith(f"{task}/") and name.endswith("small")}
+        small = {name: text for name, text in tables.items() if name.startswith(f"{task}/") and name.endswith(("small", "world"))}
         if small:
             text, names = "\n".join(small.values()), ", ".join(f"`{name.partition('/')[2]}`" for name in small)
             counts = [len(re.findall(rf"^\| \*{verdict}\*", text, re.MULTILINE)) for verdict in VERDICTS]
