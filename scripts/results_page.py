@@ -61,7 +61,8 @@ def summary(tables: dict[str, str]) -> str:
     """How many claims of each task's small tables hold, are undecided and fail, as Markdown."""
     lines = ["| task | small tables | hold | undecided | fail |", "| --- | --- | --- | --- | --- |"]
     for task in catalog.tasks():
-        small = {name: text for name, text in tables.items() if name.startswith(f"{task}/") and name.endswith(("small", "world"))}
+        own = {name: text for name, text in tables.items() if name.startswith(f"{task}/")}
+        small = {name: text for name, text in own.items() if name.endswith(("small", "world"))}
         if small:
             text, names = "\n".join(small.values()), ", ".join(f"`{name.partition('/')[2]}`" for name in small)
             counts = [len(re.findall(rf"^\| \*{verdict}\*", text, re.MULTILINE)) for verdict in VERDICTS]
