@@ -179,8 +179,8 @@ class _Episode:
         """(s, N) columns of the lenders in range that stay longest, the ego first; and which of them are there."""
         settings = self.settings
         near, here = packed(self.in_range[busy])
-        parts = (part[busy].gather(1, near) for part in (self.dx, self.dy, self.dvx, self.dvy))
-        contact = torch.where(here, contact_time(*parts, self.reach, settings.longest), -1.0)
+        dx, dy, dvx, dvy = (part[busy].gather(1, near) for part in (self.dx, self.dy, self.dvx, self.dvy))
+        contact = torch.where(here, contact_time(dx, dy, dvx, dvy, self.reach, settings.longest), -1.0)
         self.contact = torch.zeros_like(self.dx[busy]).scatter_reduce_(1, near, contact, "amax")
         room = settings.candidates - settings.local
         # Always as many slots as there may be: a decision must not depend on who else is in the batch.
