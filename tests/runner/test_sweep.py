@@ -152,7 +152,7 @@ def test_folders_are_listed_once_and_not_for_each_job(
 
 def test_how_far_a_sweep_is_takes_one_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes(tmp_path)
-    notes.plan(5, 1)
+    notes.plan(5, 1, 0.0)
     (tmp_path / ".7.finished.abcd1234.part.json").touch()  # one that is being written
     notes.leave(1, {"job": "seed=1", "status": "locked"})  # its node died, and it was started anew
     for number, status in enumerate(["finished", "failed", "locked", "finished"]):
