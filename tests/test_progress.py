@@ -56,3 +56,17 @@ def test_nothing_is_shown_in_a_moment_to_a_file_or_by_another_rank(
     monkeypatch.setattr(terminal, "isatty", lambda: False)
     assert list(track(range(5), "to a file")) == list(range(5))
     assert terminal.getvalue() == ""
+
+
+def test_a_log_gets_a_line_now_and_then(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(terminal, "isatty", lambda: False)
+    clock = iter(range(0, 10_000, 50))  # seconds: every second item is more than a minute after the last line
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    caplog.set_level("INFO")
+    assert list(track(range(5), "reading")) == list(range(5))
+    assert caplog.messages == ["reading: 1 of 5, about 7 min left", "reading: 3 of 5, about 2 min left"]
+    caplog.clear()
+    assert list(track(numbers(), "reading")) == list(range(5))
+    assert caplog.messages == ["reading: 1", "reading: 3"]
