@@ -1,7 +1,6 @@
 """How far a sweep is and what is left of it: the jobs, their states, and time and disk from jobs like them."""
 
 import json
-import os
 import shutil
 import statistics
 import time

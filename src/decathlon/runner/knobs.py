@@ -1,4 +1,4 @@
-"""What distinguishes jobs: the settings in which they differ. Imports nothing of Hydra: a listing is to come at once."""
+"""What distinguishes jobs: the settings in which they differ. Imports nothing of Hydra: a list is there sooner."""
 
 import json
 from collections.abc import Sequence
