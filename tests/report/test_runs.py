@@ -122,6 +122,8 @@ def test_ids_that_are_none_or_several(root: Path, decathlon_here: Door) -> None:
     for command, message in (
         (["show", twice], "is the beginning of"),
         (["show", "zz"], "zz is no job"),
+        (["show", ""], "an empty name is no job"),
+        (["runs", "results_dir="], "names no folder"),
         (["show", "0123456789ab"], "no job in"),
         (["compare", jobs[0].identity], "needs two jobs"),
         (["runs", "--where", "lrr=1"], "did you mean lr"),

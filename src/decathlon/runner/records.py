@@ -292,7 +292,9 @@ def find(name: str, root: str | Path) -> Found:
             return found
     identity = name.rstrip("/").rpartition("/")[2]
     if not re.fullmatch(r"[0-9a-f]{1,12}", identity):
-        raise ConfigError(f"{name} is no job: neither a folder nor the id of one (`decathlon runs` lists them)")
+        raise ConfigError(
+            f"{name or 'an empty name'} is no job: neither a folder nor the id of one (`decathlon runs` lists them)"
+        )
     folders = [path for path in Path(root).expanduser().glob(f"*/*/*/{identity}*") if _IDENTITY.fullmatch(path.name)]
     matching = [job for job in map(read, sorted(folders)) if job is not None]
     if not matching:
