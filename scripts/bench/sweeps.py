@@ -23,17 +23,16 @@ from decathlon.runner import forecast
 COMMANDS = ("planned", "skipped", "tabled", "half planned", "listed")
 TARGETS = {"planned": 60, "skipped": 60, "tabled": 20}  # CPU seconds for 10,000 jobs
 _CHILD = """
-import json, resource, sys
+import importlib, json, resource, sys
 counts = {"os.scandir": 0, "os.listdir": 0, "open": 0}
 def count(event, arguments):
     if event in counts:
         counts[event] += event != "open" or str(arguments[0]).startswith(folder)
 folder, door, *words = sys.argv[1:]
 sys.addaudithook(count)
-from decathlon import cli, run
 status = 0
 try:
-    (run if door == "run" else cli).main(words)
+    importlib.import_module(f"decathlon.{door}").main(words)
 except SystemExit as error:
     status = error.code or 0
 sys.stdout.flush()
@@ -54,7 +53,7 @@ class Cost:
 
 
 def measure(folder: Path, door: str, *words: str) -> Cost:
-    """Run ``run`` or ``decathlon`` and count.
+    """Run ``run`` or ``decathlon`` (its module ``cli``) and count.
 
     Raises:
         RuntimeError: it failed.
@@ -100,9 +99,9 @@ def costs(experiment: str, jobs: int, place: Path, only: Sequence[str]) -> tuple
     commands: dict[str, tuple[str, ...]] = {
         "planned": (*sweep, f"results_dir={empty}", "--dry-run"),
         "skipped": (*sweep, here),
-        "tabled": ("decathlon", "table", experiment, seeds, here),
+        "tabled": ("cli", "table", experiment, seeds, here),
         "half planned": (*sweep, here, "--dry-run"),
-        "listed": ("decathlon", "runs", here, "--format", "csv"),
+        "listed": ("cli", "runs", here, "--format", "csv"),
     }
     found = {}
     for name in only:

@@ -3,24 +3,19 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
-import yaml
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 
+from decathlon import __version__
 from decathlon.errors import ConfigError, UserError
 from decathlon.runner import catalog
-from decathlon.runner.checks import check_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Console script ``decathlon``."""
     from decathlon.runner.console import say_error, speak_any_alphabet
-    from decathlon.runner.messages import explain
 
     speak_any_alphabet()
     parser = _parser()
@@ -31,22 +26,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if rest:
         options.overrides = [*options.overrides, *rest]
     try:
-        check_overrides(getattr(options, "overrides", []))
+        if getattr(options, "composes", False):
+            from decathlon.runner.checks import check_overrides
+
+            check_overrides(options.overrides)
         options.command(options)
     except UserError as error:
         say_error(str(error))
         sys.exit(2)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        say_error(explain(error, getattr(options, "overrides", [])))
-        sys.exit(2)
     except OSError as error:
         say_error(f"{error.strerror}: {error.filename or 'while writing'}")
         sys.exit(1)
+    except Exception as error:
+        # Hydra takes longer to import than a thousand jobs to list: only the commands that compose configs do so.
+        from decathlon.runner.messages import COMPOSITION, explain
+
+        if not isinstance(error, COMPOSITION):
+            raise
+        say_error(explain(error, getattr(options, "overrides", [])))
+        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decathlon", description="Lists, tables and data; experiments are `run`.")
-    parser.add_argument("--version", action="version", version=f"decathlon {version('decathlon')}")
+    parser.add_argument("--version", action="version", version=f"decathlon {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the tasks, and for each its datasets, methods and tables")
     listing.add_argument("task", nargs="?", help="only this task, with a line for each entry")
@@ -57,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--format", choices=["terminal", "md", "latex", "csv", "json"], default="terminal")
     table.add_argument("--metrics", default="", help="show these only, for example test/f1,test/worst_f1")
     table.add_argument("--no-claims", action="store_true", help="only the numbers")
-    table.set_defaults(command=print_table)
+    table.set_defaults(command=print_table, composes=True)
     _add_looks(commands)
     data = commands.add_parser("data", help="fetch and check a dataset ahead of time")
     data.add_argument("dataset")
     data.add_argument("overrides", nargs="*", help="for example task=molpeg or data_dir=...")
-    data.set_defaults(command=prepare_data)
+    data.set_defaults(command=prepare_data, composes=True)
     return parser
 
 
@@ -111,6 +114,8 @@ def _add_looks(commands: Any) -> None:
     plot = add("plot", "the charts of a table as files", ("experiment", "", "for example molpeg/small"))
     plot.add_argument("--out", default=".", help="the folder to write into (.)")
     plot.add_argument("--format", choices=["png", "svg"], default="png")
+    for command in (status, plan, report, plot):
+        command.set_defaults(composes=True)
     predict = add("predict", "answers of a trained job to the rows of a CSV table",
                   ("job", "", "an id, the beginning of one, or a folder"), ("table", "", "a CSV file"))  # fmt: skip
     predict.add_argument("--out", help="the file to write; standard output by default")

@@ -11,11 +11,8 @@ from time import perf_counter
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from decathlon import files, locks
 from decathlon.errors import ConfigError, UserError
@@ -23,7 +20,7 @@ from decathlon.runner import catalog, console, groups, nodes, sweep
 from decathlon.runner.checks import check_overrides, check_values
 from decathlon.runner.console import say, say_error, say_result, say_start, say_warning, short
 from decathlon.runner.job import Job
-from decathlon.runner.messages import explain
+from decathlon.runner.messages import COMPOSITION, explain
 
 # The error of a single run, on its way from the Hydra application to `main`.
 single_failure: list[Exception] = []
@@ -165,7 +162,7 @@ def _keep_failure(job: Job, error: Exception) -> None:
 def _one_line(error: Exception, arguments: list[str]) -> str:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
+    if isinstance(error, COMPOSITION):
         return explain(error, arguments)
     if isinstance(error, OSError) and error.errno in _DISK:
         return f"{error.strerror}: {error.filename or 'while writing'}"
@@ -218,8 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         say_error(_one_line(error, overrides))
-        told = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
-        sys.exit(2 if isinstance(error, told) else 1)
+        sys.exit(2 if isinstance(error, (UserError, *COMPOSITION)) else 1)
     if sweep.failed_jobs:
         sys.exit(1)
 

@@ -44,6 +44,20 @@ def hostile(root: Path, strays: int) -> None:
         folder = base / f"{number:012x}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(text, encoding="latin-1")
+    odd = {"metrics": {"test/accuracy": 10**400, "a": [1]}, "wall_time_s": float("inf"), "peak_memory_mib": [1]}
+    configs = ({"report": [{"a": 1}, None], "seed": "\ud83d"}, "text", {"task": None, "deep": {"": {"k": 1}}})
+    for number, config in enumerate(configs, start=16):
+        (base / f"{number:012x}").mkdir()
+        (base / f"{number:012x}" / "metrics.json").write_text(json.dumps({**odd, "config": config}))
+    for name, make in (("d" * 11 + "0", os.mkfifo), ("d" * 11 + "1", lambda path: os.symlink("metrics.json", path))):
+        (base / name).mkdir()
+        make(base / name / "metrics.json")
+    (base / ("a" * 11 + "0")).mkdir()
+    (base / ("a" * 11 + "0") / "config.yaml").write_text("x: &x {y: *x}")
+    os.symlink("itself", root / "itself")
+    no_text = os.fsencode(root) + b"/toy/\xff/new\nline/" + b"f" * 12
+    os.makedirs(no_text)
+    Path(os.fsdecode(no_text), "metrics.json").write_text(json.dumps(odd))
     (base / "aaaaaaaaaaaa").mkdir()
     (base / "aaaaaaaaaaaa" / "config.yaml").write_text("a: [1\nb: :")
     (base / "bbbbbbbbbbbb").mkdir()

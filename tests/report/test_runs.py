@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from decathlon import locks
-from decathlon.runner import forecast, knobs, records
+from decathlon.runner import forecast, knobs, records, remake
 from decathlon.runner.compose import compose_config
 from decathlon.runner.job import Job
 from tests.conftest import Door, environment
@@ -36,6 +36,25 @@ def test_runs_show_only_the_knobs_that_differ(root: Path, decathlon_here: Door) 
     order = listed(decathlon_here("runs", "--sort", "test/accuracy", "--reverse", "--format", "json").stdout)
     values = [float(row["test/accuracy"]) for row in order]
     assert values == sorted(values, reverse=True)
+
+
+def test_a_knob_is_what_jobs_of_a_kind_differ_in() -> None:
+    def row(method: str, seed: str, **own: str) -> dict[str, str]:
+        return {"task": "t", "dataset": "d", "method": method, "seed": seed, "data_seed": seed, **own}
+
+    kinds = [row("a", seed, depth="3", lr="0.1", width="8", **{"deep.x": "1"}) for seed in "01"]
+    kinds += [row("b", seed, lr="0.2", width="null", **{"deep.x": "2"}) for seed in "01"]
+    # What a method alone has, or another has not, says no more than the method; nor does a seed that is the job's.
+    assert knobs.differing(kinds) == ["method", "seed", "lr"]
+    assert knobs.differing([*kinds, row("a", "0", lr="0.1", width="8")]) == [
+        "method", "seed", "depth", "lr", "deep.x"
+    ]  # fmt: skip
+    assert "width" in knobs.differing([*kinds, row("b", "0", lr="0.2", width="9")])
+
+
+def test_where_data_lie_is_no_setting() -> None:
+    config = {"data_dir": "/here", "results_dir": "/there", "data": {"root": "/here", "n": 3}, "file": "/here/mine.csv"}
+    assert knobs.flat(config) == {"data.n": 3, "file": "/here/mine.csv"}
 
 
 def test_every_format_has_the_same_rows(root: Path, decathlon_here: Door) -> None:
@@ -73,6 +92,8 @@ def test_states(root: Path, decathlon_here: Door) -> None:
         ["experiment=toy/small", "seed=1"],
         ["+loop.gradient_clip_val=0.5", "checkpoint.monitor=null", "dataset.n=77", "width=3"],
         ["precision=bf16-mixed", "report=[a b,'c,d']", "++dataset.note=it's \\, odd"],
+        ["lr={a: 1, b: {c: x, d: [2]}}"],
+        ["~dataset.n", "++method.other=null"],
     ],
     ids=lambda words: words[0],
 )
@@ -81,9 +102,9 @@ def test_show_gives_the_command_that_makes_the_job_again(root: Path, overrides: 
         overrides = [*overrides[:-1], '++dataset.note="it\'s, $odd: ~ {x}"']
     job = Job.of(compose_config(["task=toy", f"results_dir={root}", *overrides]))
     finish(job)
-    _, command, doubt = knobs.Commands().of(records.find(job.identity, root))
+    _, command, doubt = remake.Commands().of(records.find(job.identity, root))
     assert not doubt and command[0] == "run"
-    words = shlex.split(knobs.shell(command))
+    words = shlex.split(remake.shell(command))
     assert Job.of(compose_config(words[1:])).identity == job.identity
 
 
@@ -101,6 +122,8 @@ def test_ids_that_are_none_or_several(root: Path, decathlon_here: Door) -> None:
     for command, message in (
         (["show", twice], "is the beginning of"),
         (["show", "zz"], "zz is no job"),
+        (["show", ""], "an empty name is no job"),
+        (["runs", "results_dir="], "names no folder"),
         (["show", "0123456789ab"], "no job in"),
         (["compare", jobs[0].identity], "needs two jobs"),
         (["runs", "--where", "lrr=1"], "did you mean lr"),
@@ -201,10 +224,12 @@ def test_a_hostile_folder_costs_no_command_more_than_a_line(root: Path, decathlo
     lines = said.stderr.splitlines()
     assert len(lines) == 3 and all(line.startswith("warning: ") for line in lines)
     assert "cannot be read" in lines[0] and "unheard" in lines[2]
-    assert "10003 files or folders" in lines[1] and "belong to no job" in lines[1]  # two links, one folder with no id
+    assert "10004 files or folders" in lines[1] and "belong to no job" in lines[1]  # three links, one folder with no id
     for command in (["runs"], ["show", jobs[0].identity], ["compare", jobs[0].identity, jobs[1].identity],
                     ["compare", jobs[0].identity, "eeeeeeeeeeee"], ["show", "eeeeeeeeeeee"], ["show", "000000000001"],
                     ["show", "bbbbbbbbbbbb"], ["show", "aaaaaaaaaaaa"], ["show", "cccccccccccc"],
+                    ["show", "ddddddddddd0"], ["show", "ddddddddddd1"], ["show", "aaaaaaaaaaa0"], ["show", "f" * 12],
+                    ["show", "000000000010"], ["compare", "000000000010", "000000000011", "000000000012"],
                     ["status", "task=toy", "seed=0,1"], ["plan", "task=toy", "seed=0,1,2"], ["clean"],
                     ["clean", "--strays", "--failed", "--checkpoints", "--debug"], ["runs", "--sort", "test/accuracy"],
                     ["runs", "unheard"], ["runs", "--where", "seed=0"]):  # fmt: skip
@@ -217,6 +242,8 @@ def test_looking_imports_no_torch(root: Path) -> None:
     finished(root, "seed=0,1")
     program = (
         "import sys; from decathlon import cli\n"
+        "cli.main(['runs']), cli.main(['clean'])\n"
+        "assert 'hydra' not in sys.modules\n"  # it takes longer than to list a thousand jobs
         "for words in (['runs'], ['status', 'task=toy', 'seed=0'], ['plan', 'task=toy'], ['clean'],"
         " ['show', sys.argv[1]], ['compare', *sys.argv[1:]]):\n"
         "    cli.main(words)\n"

@@ -1,19 +1,25 @@
-"""The commands of ``decathlon`` that look at results. Each takes the parsed command line."""
+"""The commands of ``decathlon`` that look at results. Each takes the parsed command line.
+
+What composes configs is imported by the commands that do: with it comes Hydra, and a list of runs is there sooner.
+"""
 
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from decathlon.errors import ConfigError
-from decathlon.report import progress
 from decathlon.report import runs as listing
 from decathlon.report.rows import show as show_rows
-from decathlon.runner import catalog, forecast, knobs, records
+from decathlon.runner import catalog, records
 from decathlon.runner import clean as cleaning
 from decathlon.runner.console import console, number, say_warning, short
+
+if TYPE_CHECKING:
+    from decathlon.runner.forecast import Forecast
 
 
 def runs(options: Namespace) -> None:
@@ -63,11 +69,15 @@ def results_dir(overrides: Sequence[str]) -> Path:
         if key != "results_dir":
             raise ConfigError(f"{text} has no meaning here; results_dir=... names the folder of results")
         root = value.strip("'\"")
+        if root in ("", "null"):
+            raise ConfigError(f"{text} names no folder of results")
     return Path(root).expanduser().absolute()
 
 
 def show(options: Namespace) -> None:
     """``decathlon show <job>``."""
+    from decathlon.runner import remake
+
     job = records.find(options.job, results_dir(options.overrides))
     console.print(f"[bold]{escape(job.path)}[/bold]  {job.state}" + (f" ({escape(job.fault)})" if job.fault else ""))
     about = {"age": listing.since(job.changed)}
@@ -80,7 +90,7 @@ def show(options: Namespace) -> None:
     if isinstance(memory, dict):
         about["peak memory"] = ", ".join(f"{key} {value} MiB" for key, value in memory.items())
     _say_pairs("", about)
-    changed, command, doubt = knobs.Commands().of(job)
+    changed, command, doubt = remake.Commands().of(job)
     _say_pairs("differs from the defaults in", changed)
     _say_pairs("metrics", {name: number(value) for name, value in job.metrics.items()})
     _say_pairs("files", listing.files_of(job))
@@ -92,7 +102,7 @@ def show(options: Namespace) -> None:
         say_warning(doubt)
     if command:
         console.print("again:")
-        console.print("  " + escape(knobs.shell(command)))
+        console.print("  " + escape(remake.shell(command)))
 
 
 def _say_pairs(title: str, pairs: dict[str, str]) -> None:
@@ -118,7 +128,9 @@ def compare(options: Namespace) -> None:
     sys.stdout.write(show_rows(rows, keys, options.format, console))
 
 
-def _forecast(options: Namespace) -> tuple[str, forecast.Forecast]:
+def _forecast(options: Namespace) -> tuple[str, "Forecast"]:
+    from decathlon.runner import forecast
+
     name = _word(options, "experiment")
     overrides = [*([f"experiment={name}"] if name else []), *options.overrides]
     own = catalog.experiments(name.partition("/")[0]) if name else []
@@ -136,16 +148,23 @@ def title_of(overrides: Sequence[str]) -> str:
 
 def status(options: Namespace) -> None:
     """``decathlon status <experiment> [override ...]``."""
+    from decathlon.report import progress
+
     progress.say_status(*_forecast(options))
 
 
 def plan(options: Namespace) -> None:
     """``decathlon plan <experiment or overrides>``."""
+    from decathlon.report import progress
+
     sys.stdout.write(progress.say_plan(*_forecast(options), options.each, options.format))
 
 
 def dry_run(overrides: Sequence[str]) -> None:
     """``run -m ... --dry-run``."""
+    from decathlon.report import progress
+    from decathlon.runner import forecast
+
     progress.say_plan(title_of(overrides), forecast.foresee(forecast.jobs_of(overrides)))
 
 

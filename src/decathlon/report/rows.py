@@ -40,6 +40,8 @@ def show(rows: Sequence[Mapping[str, str]], keys: Sequence[str], form: str, cons
 
 def _print(rows: Sequence[Mapping[str, str]], keys: Sequence[str], console: Console) -> None:
     """Aligned columns; rich's own table takes seconds for a thousand rows."""
+    # A line is a row, also where a name has a line's end in it.
+    rows = [{key: " ".join(text.splitlines()) for key, text in row.items()} for row in rows]
     widths = {key: max(map(cell_len, (key, *(row.get(key, "") for row in rows)))) for key in keys}
 
     def line(row: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 
 from decathlon.errors import ConfigError
 from decathlon.report import charts, runs, svg
-from decathlon.runner import catalog, knobs, records
+from decathlon.runner import catalog, knobs, records, remake
 from decathlon.runner.console import number
 from decathlon.runner.records import Found, Results
 from decathlon.tables import plan as experiments
@@ -39,7 +39,7 @@ class Site:
 
     out: Path
     results: Results
-    commands: knobs.Commands = field(default_factory=knobs.Commands)
+    commands: remake.Commands = field(default_factory=remake.Commands)
     links: dict[Path, str] = field(default_factory=dict)
     pages: int = 0
 
@@ -59,7 +59,7 @@ class Site:
         """Render one page; ``crumbs`` are what stands above it, from the index down."""
         up = "../" * page.count("/")
         text = self._templates.get_template(template).render(up=up, crumbs=crumbs, **content)
-        (self.out / page).write_text(text, encoding="utf-8")
+        (self.out / page).write_text(text, encoding="utf-8", errors="replace")  # names of files that are no text
         self.pages += 1
 
 
@@ -241,7 +241,7 @@ def _job_page(site: Site, job: Found) -> None:
     link = site.links[job.folder]
     site.write(
         link, "job.html", [(job.task, f"tasks/{_file_name(job.task)}.html"), (job.identity, "")], path=job.path,
-        state=job.state, fault=job.fault, error=error, command=knobs.shell(command) if command else doubt,
+        state=job.state, fault=job.fault, error=error, command=remake.shell(command) if command else doubt,
         metrics={name: number(value) for name, value in job.metrics.items()}, changed=changed, about=about,
         settings=knobs.settings(job), curves=[svg.draw(curve) for curve in curves(job.folder / "metrics.csv")],
         pictures=list(_pictures(site, job, Path(link).stem)),

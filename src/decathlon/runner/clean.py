@@ -13,8 +13,7 @@ from pathlib import Path
 from decathlon import locks, trained
 from decathlon.errors import DataError
 from decathlon.runner import records
-from decathlon.runner.forecast import size_of
-from decathlon.runner.records import Found, Results
+from decathlon.runner.records import Found, Results, size_of
 
 _LEFT_BEHIND = re.compile(r".+\.broken\d*|\..+\.[a-z0-9_]{8}(\.part)?(\.\w+)?")
 

@@ -7,14 +7,16 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from decathlon.runner import catalog
-from decathlon.runner.job import Job
+
+if TYPE_CHECKING:  # with it comes Hydra, which takes longer than to list a thousand jobs
+    from decathlon.runner.job import Job
 
 # Without a terminal (a pipe, a log) nobody folds lines, and a table may be as wide as a page.
 WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
@@ -24,10 +26,13 @@ _PLAIN = {"±": "+/-", "—": "-", "–": "-", "…": "...", "×": "x", "→": "
 
 
 def speak_any_alphabet() -> None:
-    """Let a terminal that knows ASCII only show ± as +/- and so on, where writing would otherwise be an error."""
+    """Let a terminal that knows ASCII only show ± as +/- and so on, where writing would otherwise be an error.
+
+    No alphabet has what names of files hold that are no text: there it is a question mark.
+    """
     codecs.register_error("decathlon", _spelled)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="decathlon")
 
 
@@ -65,7 +70,7 @@ def number(value: float | None) -> str:
     return f"{value:.3e}"
 
 
-def say_start(job: Job, device: str, resumed: bool, place: str = "") -> None:
+def say_start(job: "Job", device: str, resumed: bool, place: str = "") -> None:
     """Two lines: the job, its knobs and its folder; ``place`` is its place in a sweep."""
     config = job.config
     groups = {"seed", "fit", "debug", "force", "data_dir", "results_dir", "precision"}
@@ -85,7 +90,7 @@ def say_start(job: Job, device: str, resumed: bool, place: str = "") -> None:
     console.print(f"[dim]{'resumes' if resumed else 'starts'} on {device} in {escape(short(job.folder))}[/dim]")
 
 
-def say_result(job: Job, record: dict[str, Any], known: bool = False) -> None:
+def say_result(job: "Job", record: dict[str, Any], known: bool = False) -> None:
     """The metrics of a finished job and where its record is."""
     metrics = record["metrics"]
     shown = job.config["report"] or [name for name in metrics if name.startswith("test/")]

@@ -1,7 +1,6 @@
 """How far a sweep is and what is left of it: the jobs, their states, and time and disk from jobs like them."""
 
 import json
-import os
 import shutil
 import statistics
 import time
@@ -13,10 +12,11 @@ from typing import Any
 # First: it loads Hydra's plugins in the order that makes its sweeper importable.
 from decathlon.runner import records
 from decathlon.runner.compose import Composer
-from decathlon.runner.job import NOT_IDENTITY, Job
+from decathlon.runner.job import Job
+from decathlon.runner.keys import NOT_IDENTITY
 from decathlon.runner.layout import Layout
 from decathlon.runner.planning import Planner, parse
-from decathlon.runner.records import Found
+from decathlon.runner.records import Found, size_of
 from decathlon.runner.tuning import Need, needs
 
 _SAMPLES = 3
@@ -226,15 +226,3 @@ def _kinships(task: str, dataset: str, method: str, config: dict[str, Any]) -> l
         ("dataset", (debug, task, dataset)),
         ("task", (debug, task)),
     ]
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder; links are not followed."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except OSError:
-                continue
-    return total

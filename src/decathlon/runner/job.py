@@ -14,23 +14,7 @@ from omegaconf import DictConfig, open_dict
 from decathlon import files
 from decathlon.errors import ConfigError
 from decathlon.runner.compose import resolve, settle
-
-# Where and how a job runs, and what is shown of it: none of it can change its result.
-NOT_IDENTITY = (
-    "data_dir",
-    "results_dir",
-    "force",
-    "threads",
-    "trainer",
-    "logger",
-    "table",
-    "report",
-    "smoke",
-    "experiment",
-)
-
-# What a task, a dataset or a method says of itself.
-DESCRIPTIVE = ("title", "paper", "embedded", "methods", "threads", "undefined", "trained", "own")
+from decathlon.runner.keys import DESCRIPTIVE, NOT_IDENTITY
 
 
 @dataclass
@@ -151,7 +135,7 @@ def identify(settled: DictConfig) -> str:
 def probe_of(settled: DictConfig) -> DictConfig:
     """A copy of a settled config in which what cannot change the result is gone or emptied, as far as it can be.
 
-    Interpolations may point into the parts that are left out, so :data:`NOT_IDENTITY` goes after resolving.
+    Interpolations may point into the parts that are left out, so :data:`~.keys.NOT_IDENTITY` goes after resolving.
     """
     probe = settled.copy()
     with open_dict(probe):

@@ -13,6 +13,8 @@ from decathlon.runner import catalog
 EXTRAS = {
     "joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit", "slurm": "submitit",
 }  # fmt: skip
+COMPOSITION = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+"""What goes wrong while configs are read and composed: a user's mistake, which :func:`explain` puts in one line."""
 SWEEPERS = {"optuna": "hydra-optuna-sweeper", "ax": "hydra-ax-sweeper", "nevergrad": "hydra-nevergrad-sweeper"}
 
 
@@ -136,7 +138,7 @@ def known_keys(task: str, arguments: Sequence[str]) -> list[str]:
     chosen = [argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument]
     try:
         cfg = compose_config(chosen)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+    except COMPOSITION:
         return []
     from omegaconf import OmegaConf
 

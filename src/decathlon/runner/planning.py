@@ -15,7 +15,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from decathlon.runner.compose import GROUPS, PATHS, Composer, resolve, settle
-from decathlon.runner.job import DESCRIPTIVE, Job, hash_of, probe_of
+from decathlon.runner.job import Job, hash_of, probe_of
+from decathlon.runner.keys import DESCRIPTIVE
 
 Path = tuple[Any, ...]
 _AXES = ("dataset", "method")

@@ -1,10 +1,13 @@
 """What lies in a results folder: one entry for each job, read from its files alone. Nothing here imports torch."""
 
+import errno
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +58,8 @@ class Found:
     @property
     def seconds(self) -> float | None:
         """Wall time of a finished job."""
-        time = self.content.get("wall_time_s")
-        return float(time) if self.is_finished and isinstance(time, (int, float)) else None
+        time = _number(self.content.get("wall_time_s"))
+        return float(time) if self.is_finished and time is not None and time >= 0 else None
 
     @property
     def on_gpu(self) -> bool:
@@ -152,10 +155,17 @@ def _folders(entries: Iterable[os.DirEntry[str]], results: Results) -> Iterator[
     for entry in entries:
         if entry.name == ".sweeps":
             continue
-        if entry.is_dir() and not entry.name.startswith(".") and not _leads_up(entry):
+        if not entry.name.startswith(".") and _is_folder(entry) and not _leads_up(entry):
             yield entry
         else:
             results.strays += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, a folder that may not be looked at
+        return False
 
 
 def _leads_up(entry: os.DirEntry[str]) -> bool:
@@ -169,7 +179,7 @@ def _leads_up(entry: os.DirEntry[str]) -> bool:
 def read(folder: str | Path) -> Found | None:
     """The job in a folder; None if no file of a job is in it."""
     folder = Path(folder)
-    names = {name for name in _MARKS if os.path.lexists(folder / name)}
+    names = _changes(folder)
     if not names:
         return None
     task, dataset, method, identity = Path(os.path.abspath(folder)).parts[-4:]
@@ -191,8 +201,16 @@ def read(folder: str | Path) -> Found | None:
     config = record.get("config")
     found.content = record
     found.config = config if isinstance(config, dict) else _yaml(folder / "config.yaml", names, found)
-    mark = next(name for name in _MARKS if name in names)
-    found.changed = (folder / mark).stat().st_mtime
+    found.changed = next(iter(names.values()))
+    return found
+
+
+def _changes(folder: Path) -> dict[str, float]:
+    """When each of the marks in a folder was changed. By one look: a job may go while it is read."""
+    found = {}
+    for name in _MARKS:
+        with suppress(OSError):
+            found[name] = os.lstat(os.path.join(folder, name)).st_mtime
     return found
 
 
@@ -205,8 +223,9 @@ def _has_owner(lock: Path) -> bool:
 
 def _number(value: Any) -> float | None:
     """A metric; None for what is no finite number."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def is_diverged(record: Mapping[str, Any]) -> bool:
@@ -216,33 +235,45 @@ def is_diverged(record: Mapping[str, Any]) -> bool:
         return True
     config = record.get("config")
     report = config.get("report") if isinstance(config, dict) else None
-    main = next((name for name in report or [] if name in metrics), None) if isinstance(report, list) else None
+    named = map(str, report) if isinstance(report, list) else []
+    main = next((name for name in named if name in metrics), None)
     return main is not None and metrics[main] is None
 
 
+def _bytes(path: Path) -> bytes:
+    """What is in a file; of a pipe or a device one would wait for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return file.read()
+
+
 def _json(path: Path, found: Found) -> dict[str, Any]:
+    text = b""
     try:
-        content = json.loads(path.read_bytes())
+        text = _bytes(path)
+        content = json.loads(text)
         if isinstance(content, dict):
             return content
         found.fault = f"{path.name}: a {type(content).__name__}, no mapping"
     except RecursionError:
         found.fault = f"{path.name}: nested too deeply"
-    except (OSError, ValueError) as error:
-        empty = not isinstance(error, OSError) and not path.stat().st_size
-        found.fault = f"{path.name}: {error.strerror if isinstance(error, OSError) else 'empty' if empty else error}"
+    except OSError as error:
+        found.fault = f"{path.name}: {error.strerror}"
+    except ValueError as error:
+        found.fault = f"{path.name}: {error if text else 'empty'}"
     return {}
 
 
-def _yaml(path: Path, names: set[str], found: Found) -> dict[str, Any]:
+def _yaml(path: Path, names: Collection[str], found: Found) -> dict[str, Any]:
     if path.name not in names:
         return {}
     try:
-        content = yaml.load(path.read_bytes(), Loader=_LOADER)
+        content = yaml.load(_bytes(path), Loader=_LOADER)
         if isinstance(content, dict):
-            return content
+            return json.loads(json.dumps(content, default=str))  # as a record has it: a tree, keys are texts
         found.fault = found.fault or f"{path.name}: no mapping"
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         found.fault = found.fault or f"{path.name}: no YAML"
     return {}
 
@@ -261,7 +292,9 @@ def find(name: str, root: str | Path) -> Found:
             return found
     identity = name.rstrip("/").rpartition("/")[2]
     if not re.fullmatch(r"[0-9a-f]{1,12}", identity):
-        raise ConfigError(f"{name} is no job: neither a folder nor the id of one (`decathlon runs` lists them)")
+        raise ConfigError(
+            f"{name or 'an empty name'} is no job: neither a folder nor the id of one (`decathlon runs` lists them)"
+        )
     folders = [path for path in Path(root).expanduser().glob(f"*/*/*/{identity}*") if _IDENTITY.fullmatch(path.name)]
     matching = [job for job in map(read, sorted(folders)) if job is not None]
     if not matching:
@@ -272,3 +305,15 @@ def find(name: str, root: str | Path) -> Found:
             + (", …" if len(matching) > 4 else "")
         )
     return matching[0]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue
+    return total
