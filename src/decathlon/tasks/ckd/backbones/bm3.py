@@ -30,8 +30,10 @@ class BM3(Backbone):
     are counterfactual. Here z_i = h_i + sum_m h_m / |h_m| stands in the score and in the first two terms
     (**reconstructed**: what counterfactual distillation takes for BM3 could not be consulted). Of h_m the losses
     train the direction only, therefore its length is 1. As q is linear, a counterfactual modality adds the same to
-    all items' scores of a user: a modality alone ranks by the id and that modality. ``score=ids`` is the published
-    score.
+    all items' scores of a user: a modality alone ranks by the id and that modality.
+
+    Cosines know no lengths: nothing but score differences and the regulariser acts on those. A ``reg`` that suits the
+    pairwise loss shrinks the vectors until a step turns them by far too much; 1e-4 and less is right here.
 
     Args:
         layers: of the LightGCN. dropout: share of a target's entries that are dropped, in training.
@@ -77,8 +79,9 @@ class BM3(Backbone):
         loss = loss + apart(predicted_items[item], self._target(users, step, "user"))
         for name in kept:
             online = self.predict(own[name])
-            drawn = apart(online, self._target(items, step, "item")) + apart(online, self._target(own[name], step, name))
-            loss = loss + self.weight * drawn
+            to_id = apart(online, self._target(items, step, "item"))
+            to_itself = apart(online, self._target(own[name], step, f"modality {name}"))
+            loss = loss + self.weight * (to_id + to_itself)
         return loss
 
     def _target(self, vectors: Tensor, step: "Step", what: str) -> Tensor:
