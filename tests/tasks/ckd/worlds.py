@@ -11,7 +11,7 @@ from decathlon.tasks.ckd.methods.base import Method
 from decathlon.tasks.ckd.training import Settings, Training
 
 USERS, ITEMS = 30, 24
-MULTIMODAL = ("vbpr", "mmgcn", "grcn", "lattice", "freedom", "egogcn")
+MULTIMODAL = ("vbpr", "mmgcn", "grcn", "lattice", "freedom", "bm3", "egogcn")
 ALL = (*MULTIMODAL, "mf", "lightgcn")
 SETTINGS = Settings(lr=1e-2, reg=1e-3, batch_size=16, generic=40, epochs=4, evaluate_every=2, patience=3)
 

@@ -159,8 +159,8 @@ class Step:
         return {name: rows.difference([vectors]) for name, vectors in self.teachers.items()}
 
     def ranking_loss(self, keep: Keep = None) -> Tensor:
-        """Mean of -log sigmoid of the differences (BPR)."""
-        return -functional.logsigmoid(self.difference(keep)).mean()
+        """The backbone's: mean of -log sigmoid of the differences (BPR), or what it has in its place."""
+        return self.backbone.ranking_loss(self, keep)
 
     def regulariser(self, keep: Keep = None) -> Tensor:
         """``reg`` times half the squares of the batch's output vectors, summed, over the batch size."""

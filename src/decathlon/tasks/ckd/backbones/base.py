@@ -1,15 +1,19 @@
 """What every backbone is: ``forward(keep)`` gives vectors of users and items, other modalities counterfactual."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from decathlon.build import build
 from decathlon.errors import ConfigError
 from decathlon.recommendation.interactions import ItemLists
+
+if TYPE_CHECKING:
+    from decathlon.tasks.ckd.training import Step
 
 BACKBONES = {
     "vbpr": "decathlon.tasks.ckd.backbones.vbpr.VBPR",
@@ -17,6 +21,7 @@ BACKBONES = {
     "grcn": "decathlon.tasks.ckd.backbones.grcn.GRCN",
     "lattice": "decathlon.tasks.ckd.backbones.lattice.LATTICE",
     "freedom": "decathlon.tasks.ckd.backbones.freedom.FREEDOM",
+    "bm3": "decathlon.tasks.ckd.backbones.bm3.BM3",
     "egogcn": "decathlon.tasks.ckd.backbones.egogcn.EgoGCN",
     "mf": "decathlon.tasks.ckd.backbones.ids.MF",
     "lightgcn": "decathlon.tasks.ckd.backbones.ids.LightGCN",
@@ -121,6 +126,14 @@ class Backbone(nn.Module):
     def resume_epoch(self, epoch: int) -> None:
         """Make again, in a run that goes on inside an epoch, what :meth:`begin_epoch` made and no checkpoint holds."""
 
+    def ranking_loss(self, step: "Step", keep: Sequence[str] | None) -> Tensor:
+        """What training makes small, with all modalities but ``keep`` counterfactual; None keeps all.
+
+        Here the pairwise ranking loss (BPR), the mean of -log sigmoid of the score differences. A backbone with a loss
+        of its own in its place overrides it; what it draws is named by the step's seed and number.
+        """
+        return -functional.logsigmoid(step.difference(keep)).mean()
+
     def extra_loss(self, views: "Views", user: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
         """A loss of the backbone's own beside the ranking loss, or None."""
         return None
@@ -158,14 +171,21 @@ class Views:
         unknown = kept - set(names)
         if unknown:
             raise ValueError(f"{min(unknown)} is no modality of this model; it has {', '.join(names) or 'none'}")
-        if self._base is None:
-            self._base = self.backbone.base()
+        base = self.base
         if kept not in self._parts:
-            streams = {name: self._stream(name, name in kept) for name in names}
-            self._parts[kept] = self.backbone.fuse(self._base, streams)
+            streams = {name: self.stream(name, name in kept) for name in names}
+            self._parts[kept] = self.backbone.fuse(base, streams)
         return self._parts[kept]
 
-    def _stream(self, name: str, factual: bool) -> Any:
+    @property
+    def base(self) -> Any:
+        """The backbone's :meth:`~Backbone.base`."""
+        if self._base is None:
+            self._base = self.backbone.base()
+        return self._base
+
+    def stream(self, name: str, factual: bool) -> Any:
+        """The backbone's :meth:`~Backbone.stream`."""
         key = (name, factual)
         if key not in self._streams:
             self._streams[key] = self.backbone.stream(name, factual)
