@@ -155,8 +155,8 @@ class Step:
 
     def taught(self, generic: bool = False) -> dict[str, Tensor]:
         """{name: (B,)} what the teachers say of the triples, or (G,) of the random ones."""
-        rows = self.generic if generic else self._rows
-        return {name: rows.difference([vectors]) for name, vectors in self.teachers.items()}
+        triples = self.generic.triples if generic else self._rows.triples  # looked up once: nothing of it is kept
+        return {name: Rows(triples).difference([vectors]) for name, vectors in self.teachers.items()}
 
     def ranking_loss(self, keep: Keep = None) -> Tensor:
         """Mean of -log sigmoid of the differences (BPR)."""
