@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,10 @@ def floor_step(count: int) -> Callable[[], None]:
 
     The values at ``count`` times and at their delayed ones, slopes at the former, and both ways back.
     """
-    widths, products, exponentials = (20, 40, 20), [], []
-    for below, above in zip(widths, widths[1:]):
+    widths = (20, 40, 20)
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    exponentials: list[Tensor] = []
+    for below, above in pairwise(widths):
         weight = torch.randn(above, below, dtype=torch.float64)
         for columns in (2 * count, count):  # values, slopes
             h, g = (torch.randn(rows, columns, dtype=torch.float64) for rows in (below, above))

@@ -119,7 +119,7 @@ def _count(times: Sequence[float], first: int, shortest: float, most: int) -> in
 
 
 class _Piece:
-    """K consecutive steps: mesh (K + 1,), values at their ends (n, K), slopes (n, K, 3) as of a ``PiecewiseHermite``."""
+    """K consecutive steps: mesh (K + 1,), values at their ends (n, K), slopes (n, K, 3): see ``PiecewiseHermite``."""
 
     def __init__(self, mesh: Tensor, values: Tensor, slopes: Tensor, rounds: int) -> None:
         self.mesh, self.values, self.slopes, self.rounds = mesh, values, slopes, rounds
