@@ -37,7 +37,12 @@ except SystemExit as error:
     status = error.code or 0
 sys.stdout.flush()
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024,
+try:  # a started process inherits its parent's ru_maxrss
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+except OSError:
+    peak = used.ru_maxrss
+print(json.dumps([status, used.ru_utime + used.ru_stime, peak / 1024,
                   counts["os.scandir"] + counts["os.listdir"], counts["open"]]), file=sys.stderr)
 """
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from decathlon.equations.breaking import breaking_points, refine
-from decathlon.equations.hermite import PiecewiseHermite
+from decathlon.equations.hermite import INNER, PiecewiseHermite
 from decathlon.equations.steps import integrate
 
 
@@ -114,3 +114,24 @@ def test_dense_output_reproduces_cubics_and_keeps_both_sides_of_a_jump() -> None
     assert torch.allclose(curve(t, derivative=True)[0], 3 * t**2 - 1, atol=1e-13)
     at = torch.zeros(1, dtype=torch.float64)
     assert float(curve(at, -1e-9)) == 7 and float(curve(at, 1e-9)) == 0
+
+
+def test_a_third_slope_makes_the_dense_output_quartic() -> None:
+    nodes = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64)
+    inner = nodes[:-1] + INNER * (nodes[1:] - nodes[:-1])
+
+    def slope(t: torch.Tensor) -> torch.Tensor:
+        return 4 * t**3 - 1
+
+    slopes = torch.stack([slope(nodes[:-1]), slope(nodes[1:]), slope(inner)], dim=1)[None]
+    curve = PiecewiseHermite(lambda t: 0 * t[None], nodes, (nodes**4 - nodes)[None], slopes)
+    t = torch.linspace(0, 2, 41, dtype=torch.float64)
+    assert torch.allclose(curve(t)[0], t**4 - t, atol=1e-13)
+    assert torch.allclose(curve(t, derivative=True)[0], slope(t), atol=1e-12)
+
+
+def test_between_nodes_the_solution_is_as_accurate_as_at_them() -> None:
+    """y' = -y(t - 1) with y = 1 before 0: on (3, 4) a polynomial of degree 4, which steps with a cubic would miss."""
+    curve = linear(torch.tensor(1.0, dtype=torch.float64), 0.1)
+    t = torch.linspace(3.0, 4.0, 101, dtype=torch.float64)
+    assert float((curve(t)[0] - exact(t, 1.0)).abs().max()) < 1e-7

@@ -1,4 +1,4 @@
-"""Piecewise cubic Hermite polynomials with a history before their first node."""
+"""Piecewise Hermite polynomials, cubic or quartic, with a history before their first node."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 Field = Callable[[Tensor], Tensor]
+INNER = (3 - 3**0.5) / 6
+"""Where in a piece its third slope is taken: there it says most about the fourth power (in the middle nothing)."""
 
 
 def slope_of(function: Field, t: Tensor) -> Tensor:
@@ -24,13 +26,15 @@ def slope_of(function: Field, t: Tensor) -> Tensor:
 
 
 class PiecewiseHermite:
-    """A function y of time, known before its first node and cubic between nodes.
+    """A function y of time, known before its first node and a cubic, or a quartic, between nodes.
 
-    The slope may jump at a node, so each piece has two slopes of its own; the value may jump at the first node only.
+    The slope may jump at a node, so each piece has slopes of its own; the value may jump at the first node only.
 
     Args:
         history: y (n, N) at times (N,) before the first node.
-        nodes: (K + 1,), ascending. values: (n, K + 1). slopes: (n, K, 2), at the start and at the end of each piece.
+        nodes: (K + 1,), ascending. values: (n, K + 1).
+        slopes: (n, K, 2), at the start and at the end of each piece; (n, K, 3) with those at its fraction ``INNER``:
+            then pieces are quartic.
     """
 
     def __init__(self, history: Field, nodes: Tensor, values: Tensor, slopes: Tensor) -> None:
@@ -85,7 +89,11 @@ class PiecewiseHermite:
         x = (s - start) / width
         y0, y1 = self.values[:, piece], self.values[:, piece + 1]
         f0, f1 = self.slopes[:, piece, 0], self.slopes[:, piece, 1]
-        return cubic(x, width, y0, y1, f0, f1, derivative)
+        found = cubic(x, width, y0, y1, f0, f1, derivative)
+        if self.slopes.shape[2] == 2:
+            return found
+        inner = self.slopes[:, piece, 2] - cubic(torch.full_like(x, INNER), width, y0, y1, f0, f1, derivative=True)
+        return found + inner * _bump(x, width, derivative)
 
 
 def cubic(x: Tensor, width: Tensor, y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor, derivative: bool = False) -> Tensor:
@@ -95,3 +103,11 @@ def cubic(x: Tensor, width: Tensor, y0: Tensor, y1: Tensor, f0: Tensor, f1: Tens
         return 6 * x * (1 - x) * rise / width + (1 - x) * (1 - 3 * x) * f0 + x * (3 * x - 2) * f1
     inner = (1 - x) * (width * f0 - rise) + x * (rise - width * f1)
     return y0 + x * (rise + (1 - x) * inner)
+
+
+def _bump(x: Tensor, width: Tensor, derivative: bool) -> Tensor:
+    """The quartic whose values and slopes are 0 at both ends and whose slope at ``INNER`` is 1, or its slope."""
+    scale = 2 * INNER * (1 - INNER) * (1 - 2 * INNER)
+    if derivative:
+        return 2 * x * (1 - x) * (1 - 2 * x) / scale
+    return width * (x * (1 - x)).square() / scale

@@ -1,4 +1,4 @@
-"""The method of steps for delay equations: Runge-Kutta of order four with cubic Hermite dense output.
+"""The method of steps for delay equations: Runge-Kutta of order four, whose dense output is quartic.
 
 ``y'(t) = f(t, y(t), y(t - lag_0), y(t - lag_1), ...)``, where delayed slopes may occur too. The mesh contains the
 breaking points of constant delays; those of delays that depend on time or on the solution are found where a delayed
@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from decathlon.equations.breaking import SMOOTH_ORDER, breaking_points, chain, refine
-from decathlon.equations.hermite import PiecewiseHermite
+from decathlon.equations.hermite import INNER, PiecewiseHermite, cubic
 
 Read = Callable[..., Tensor]
 Derivative = Callable[[Tensor, Tensor, Read], Tensor]
@@ -62,7 +62,7 @@ def integrate(
     times = mesh.detach().tolist()
     fixed = [float(lag.detach()) for lag in lags if isinstance(lag, Tensor)]
     varying = [i for i, lag in enumerate(lags) if not isinstance(lag, Tensor)]
-    past = PiecewiseHermite(history, mesh[:1], initial[:, None], initial.new_zeros(len(initial), 0, 2))
+    past = PiecewiseHermite(history, mesh[:1], initial[:, None], initial.new_zeros(len(initial), 0, 3))
     breaks = {span[0]: 0}
     first, most = 0, len(times)
     while first < len(times) - 1:
@@ -119,7 +119,7 @@ def _count(times: Sequence[float], first: int, shortest: float, most: int) -> in
 
 
 class _Piece:
-    """K consecutive steps: mesh (K + 1,), values at their ends (n, K), slopes (n, K, 2)."""
+    """K consecutive steps: mesh (K + 1,), values at their ends (n, K), slopes (n, K, 3): see ``PiecewiseHermite``."""
 
     def __init__(self, mesh: Tensor, values: Tensor, slopes: Tensor, rounds: int) -> None:
         self.mesh, self.values, self.slopes, self.rounds = mesh, values, slopes, rounds
@@ -138,7 +138,7 @@ class _Reads:
         self.lags, self.begin = lags, float(begin.detach())
         self.curve, self.own, self.past = past, False, past
         # A read at the end of a step comes from the left of a breaking point, one at its start from the right.
-        self.sides = [SIDE * widths.detach() * sign for sign in (1.0, 0.0, -1.0)]
+        self.sides = [SIDE * widths.detach() * sign for sign in (1.0, 0.0, -1.0, 0.0)]
         self.kept: dict[tuple[int, int, bool], Tensor] = {}
         self.stage, self.t, self.y = 0, widths, widths
 
@@ -176,6 +176,14 @@ def _relax(derivative: Derivative, lags: Sequence[Lag], past: PiecewiseHermite, 
     reads = _Reads(lags, past, mesh[0], widths)
     count, n = len(widths), len(start)
     ends = start.expand(n, count)
+
+    def slopes_of(y: Tensor, k1: Tensor, ends: Tensor) -> Tensor:
+        """At both ends of each step and inside it, where the cubic is accurate enough to ask for the slope."""
+        last = derivative(t2, ends, reads.at(2, t2, ends))
+        t = t0 + INNER * widths
+        inner = cubic(torch.full_like(t, INNER), widths, y, ends, k1, last)
+        return torch.stack([k1, last, derivative(t, inner, reads.at(3, t, inner))], dim=2)
+
     change = math.inf
     for rounds in range(1, ROUNDS + 1):
         y = torch.cat([start, ends[:, :-1]], dim=1)
@@ -192,7 +200,7 @@ def _relax(derivative: Derivative, lags: Sequence[Lag], past: PiecewiseHermite, 
         # Without delayed reads of its own the first j steps are exact after j rounds.
         settled = settled or (rounds >= count and not reads.own)
         if settled or reads.own:
-            slopes = torch.stack([k1, derivative(t2, ends, reads.at(2, t2, ends))], dim=2)
+            slopes = slopes_of(y, k1, ends)
             if settled and bool((ends.detach().abs() < HUGE).all()):
                 _no_future(lags, mesh, ends)
                 return _Piece(mesh, ends, slopes, rounds)
@@ -205,7 +213,7 @@ def _relax(derivative: Derivative, lags: Sequence[Lag], past: PiecewiseHermite, 
             and bool((ends.detach().abs() < HUGE).all())
             and change < 1e-9 * (1 + float(ends.detach().abs().max()))
         ):
-            return _Piece(mesh, ends, torch.stack([k1, derivative(t2, ends, reads.at(2, t2, ends))], dim=2), rounds)
+            return _Piece(mesh, ends, slopes_of(y, k1, ends), rounds)
         raise ValueError(
             f"the solution is not finite or a step does not settle at t = {float(mesh[1]):g}: take a smaller step"
         )

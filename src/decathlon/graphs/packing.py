@@ -16,14 +16,21 @@ from decathlon.graphs.batches import FeatureBatch
 
 def offsets(counts: Tensor) -> Tensor:
     """Where each of m consecutive records begins, and where the last ends: (m,) counts to (m + 1,) int64."""
-    return torch.nn.functional.pad(counts.long().cumsum(0), (1, 0))
+    starts = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, dtype=torch.int64, out=starts[1:])
+    return starts
 
 
 def ranges(starts: Tensor, counts: Tensor) -> Tensor:
     """The positions starts[0], starts[0]+1, … (counts[0] of them), starts[1], …: (sum of counts,) int64."""
-    total = int(counts.sum())
-    shift = starts - (counts.cumsum(0) - counts)
-    return torch.arange(total) + torch.repeat_interleave(shift, counts, output_size=total)
+    return _ranges(starts, counts, offsets(counts))[0]
+
+
+def _ranges(starts: Tensor, counts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """``ranges`` for known ``offsets(counts)``, and which record each position is of."""
+    total = int(ends[-1])
+    owner = torch.repeat_interleave(counts, output_size=total)
+    return torch.arange(total).add_((starts - ends[:-1]).index_select(0, owner)), owner
 
 
 class Packed:
@@ -67,21 +74,23 @@ class Structure:
 
     def __init__(self, node_count: Tensor, edge_count: Tensor, degree: Tensor, neighbours: Tensor) -> None:
         self.node_count, self.edge_count, self.degree, self.neighbours = node_count, edge_count, degree, neighbours
+        self._node_count, self._edge_count = node_count.long(), edge_count.long()
         self._first_node, self._first_edge = offsets(node_count), offsets(edge_count)
 
     def rows(self, graphs: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the nodes and of the edges of the ``graphs`` (m,) int64."""
-        nodes = ranges(self._first_node[graphs], self.node_count[graphs].long())
-        return nodes, ranges(self._first_edge[graphs], self.edge_count[graphs].long())
+        nodes = ranges(self._first_node[graphs], self._node_count[graphs])
+        return nodes, ranges(self._first_edge[graphs], self._edge_count[graphs])
 
     def cut(self, graphs: Tensor) -> Cut:
         """The ``graphs`` (m,) int64 as one graph with consecutive nodes."""
-        node_count, edge_count = self.node_count[graphs].long(), self.edge_count[graphs].long()
-        nodes, edges = ranges(self._first_node[graphs], node_count), ranges(self._first_edge[graphs], edge_count)
+        # index_select throughout: for short indices [...] takes several times as long
+        node_count, edge_count = self._node_count.index_select(0, graphs), self._edge_count.index_select(0, graphs)
         node_starts = offsets(node_count)
-        neighbours = self.neighbours[edges].long()
-        neighbours += torch.repeat_interleave(node_starts[:-1], edge_count, output_size=len(edges))
-        return Cut(nodes, edges, neighbours, offsets(self.degree[nodes]), node_starts)
+        nodes, _ = _ranges(self._first_node.index_select(0, graphs), node_count, node_starts)
+        edges, owner = _ranges(self._first_edge.index_select(0, graphs), edge_count, offsets(edge_count))
+        neighbours = node_starts.index_select(0, owner).add_(self.neighbours.index_select(0, edges))
+        return Cut(nodes, edges, neighbours, offsets(self.degree.index_select(0, nodes)), node_starts)
 
 
 @dataclass
@@ -119,9 +128,9 @@ class PackedGraphs(Packed):
         """The graphs at ``rows`` (m,) int64; its ``index`` is ``rows``."""
         cut = self._structure.cut(rows)
         values = {
-            **{name: value[cut.nodes] for name, value in self.nodes.items()},
-            **{name: value[cut.edges] for name, value in self.edges.items()},
-            **{name: value[rows] for name, value in self.graphs.items()},
+            **{name: value.index_select(0, cut.nodes) for name, value in self.nodes.items()},
+            **{name: value.index_select(0, cut.edges) for name, value in self.edges.items()},
+            **{name: value.index_select(0, rows) for name, value in self.graphs.items()},
         }
         y = values.pop("y", torch.zeros(len(rows), 0))
         x, edge_attr = values.pop("x"), values.pop("edge_attr", None)

@@ -57,7 +57,11 @@ class PackedGraphs(Packed):
     def cut(self, rows: Tensor) -> dict[str, Tensor]:
         """The tensors of a ``decathlon.molecules.batches.MoleculeBatch`` of the molecules ``rows`` (m,) int64."""
         cut = self._structure.cut(rows)
-        return {**cut.adjacency(), "atoms": self.atoms[cut.nodes].long(), "bonds": self.bonds[cut.edges].long()}
+        return {
+            **cut.adjacency(),
+            "atoms": self.atoms.index_select(0, cut.nodes).long(),
+            "bonds": self.bonds.index_select(0, cut.edges).long(),
+        }
 
     def select(self, rows: Tensor) -> "PackedGraphs":
         """The molecules at ``rows`` (m,) int64."""

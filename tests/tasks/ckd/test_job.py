@@ -222,3 +222,19 @@ def test_the_first_job_of_every_table_can_be_built(name: str, tmp_path: Path) ->
     config = Job.of(compose_config([f"experiment={name}", *first, f"results_dir={tmp_path}"])).config
     module, data = construct(config)
     assert module is not None and data.source is not None
+
+
+def test_the_benchmark_refuses_a_measure_of_memory_that_cannot_be_true() -> None:
+    bench = script("bench/ckd.py")
+    assert bench.share_of_memory(200.0, 614.0, 138.0)["met"]
+    assert not bench.share_of_memory(280.0, 694.0, 138.0)["met"]
+    for one, four in ((0.0, 0.0), (0.0, 414.0), (150.0, 150.0)):
+        found = bench.share_of_memory(one, four, 138.0)
+        assert not found["met"] and "NO TRUE MEASURE" in found["detail"]
+
+
+def test_the_benchmark_measures_memory_whatever_its_parent_needed() -> None:
+    bench = script("bench/ckd.py")
+    large = torch.ones(200 * 2**18)  # 200 MiB, which a started process's own maximum would inherit
+    one = bench.peak(1, ["--users", "60", "--items", "2000", "--rows", "300"])
+    assert len(large) and 0.9 * 39 < one < 150

@@ -60,10 +60,14 @@ class Settings:
 
 
 class Rows:
-    """The vectors of some triples, and their score differences, in a step; each part is looked up once."""
+    """The vectors of some triples, and their score differences, in a step; each part is looked up once.
 
-    def __init__(self, triples: Triples) -> None:
-        self.triples = triples
+    Args:
+        kept: keep the vectors, for :meth:`squares`; else only the differences, which saves memory.
+    """
+
+    def __init__(self, triples: Triples, kept: bool = True) -> None:
+        self.triples, self.kept = triples, kept
         self._both = torch.cat([triples.positive, triples.negative])
         self._found: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._differences: dict[tuple[int, int], Tensor] = {}
@@ -72,14 +76,17 @@ class Rows:
     def of(self, part: Vectors) -> tuple[Tensor, Tensor]:
         """Users (B, d) and items (2B, d), the positive ones first; one row (1, d) where all are the same."""
         key = id(part[0]), id(part[1])
-        if key not in self._found:
-            self._parts.append(part)
-            users, items = part
-            self._found[key] = (
-                users if len(users) == 1 else functional.embedding(self.triples.user, users),
-                items if len(items) == 1 else functional.embedding(self._both, items),
-            )
-        return self._found[key]
+        if key in self._found:
+            return self._found[key]
+        self._parts.append(part)
+        users, items = part
+        found = (
+            users if len(users) == 1 else functional.embedding(self.triples.user, users),
+            items if len(items) == 1 else functional.embedding(self._both, items),
+        )
+        if self.kept:
+            self._found[key] = found
+        return found
 
     def difference(self, parts: Sequence[Vectors]) -> Tensor:
         """(B,) the sum over parts of <z_u, z_i - z_j>."""
@@ -146,7 +153,8 @@ class Step:
             graph = self.backbone.graph
             random = generator("generic triples", self.seed, self.number)
             drawn = random_triples(graph.users, graph.items, self.settings.generic, random)
-            self._generic = Rows(Triples(*(column.to(self.triples.user.device) for column in drawn)))
+            own = Triples(*(column.to(self.triples.user.device) for column in drawn))
+            self._generic = Rows(own, kept=False)
         return self._generic
 
     def generic_alone(self) -> dict[str, Tensor]:
@@ -155,8 +163,8 @@ class Step:
 
     def taught(self, generic: bool = False) -> dict[str, Tensor]:
         """{name: (B,)} what the teachers say of the triples, or (G,) of the random ones."""
-        rows = self.generic if generic else self._rows
-        return {name: rows.difference([vectors]) for name, vectors in self.teachers.items()}
+        triples = self.generic.triples if generic else self.triples
+        return {name: Rows(triples, kept=False).difference([vectors]) for name, vectors in self.teachers.items()}
 
     def ranking_loss(self, keep: Keep = None) -> Tensor:
         """The backbone's: mean of -log sigmoid of the differences (BPR), or what it has in its place."""

@@ -28,6 +28,7 @@ class GRCN(Backbone):
 
     target: Tensor
     source: Tensor
+    degree: Tensor
 
     def __init__(
         self, graph: Graph, features: Mapping[str, Tensor], dim: int = 64, routing: int = 3, layers: int = 2
@@ -42,13 +43,14 @@ class GRCN(Backbone):
         target, source = edges(graph.user, graph.item, graph.users)
         self.register_buffer("target", target, persistent=False)
         self.register_buffer("source", source, persistent=False)
+        self.register_buffer("degree", torch.bincount(target, minlength=nodes).float(), persistent=False)
 
     def stream(self, name: str, factual: bool) -> Routed:
+        if not factual:
+            return self._uniform(name)
         users, pairs = self.graph.users, len(self.graph.user)
-        preference = self.preference[name](factual).expand(users, -1)
-        item = functional.leaky_relu(self.project[name](self.features[name](factual)))
-        item = functional.normalize(item).expand(self.graph.items, -1)
-        preference = functional.normalize(preference)
+        preference = functional.normalize(self.preference[name](True))
+        item = functional.normalize(functional.leaky_relu(self.project[name](self.features[name](True))))
         user_of, item_of = self.target[:pairs], self.source[:pairs] - users  # the first half: messages to users
         for _ in range(self.routing):
             heard, _ = attend(preference, item, user_of, item_of)
@@ -58,13 +60,29 @@ class GRCN(Backbone):
         nodes = x + heard
         return Routed((nodes[:users], nodes[users:]), attention)
 
+    def _uniform(self, name: str) -> Routed:
+        """The counterfactual stream, without a pass over edges.
+
+        All users are alike and all items are, so a target's attention is the same on each of its edges whatever the
+        weights (its gradient is 0), and what it hears is the one vector that all its sources have.
+        """
+        preference = functional.normalize(self.preference[name](False))
+        item = functional.normalize(functional.leaky_relu(self.project[name](self.features[name](False))))
+        routed = alone = preference  # of users with interactions, and of users without any
+        for _ in range(self.routing):
+            routed, alone = functional.normalize(routed + item), functional.normalize(alone)
+        linked = (self.degree > 0)[:, None]
+        users, items = linked.split([self.graph.users, self.graph.items])
+        part = torch.where(users, routed + item, alone), torch.where(items, item + routed, item)
+        return Routed(part, 1 / self.degree[self.target])
+
     def fuse(self, base: None, streams: Mapping[str, Routed]) -> list[Vectors]:
         trusted = [stream.attention * self.confidence[name].weight[self.source] for name, stream in streams.items()]  # type: ignore[index]
         weight = torch.stack(trusted).amax(0).relu()
         x = functional.normalize(self.ids)
         total = x
         for _ in range(self.layers):
-            x = torch.zeros_like(x).index_add(0, self.target, weight[:, None] * x[self.source])
+            x = torch.zeros_like(x).index_add(0, self.target, weight[:, None] * x.index_select(0, self.source))
             total = total + x
         users = self.graph.users
         return [(total[:users], total[users:]), *(stream.part for stream in streams.values())]
@@ -85,8 +103,9 @@ def attend(targets: Tensor, sources: Tensor, target: Tensor, source: Tensor) -> 
         targets, sources: (T, dim), (S, dim) with rows of length 1: so no exponential overflows.
         target, source: (E,) int64.
     """
-    score = (targets[target] * sources[source]).sum(1).exp()
+    spoken = sources.index_select(0, source)
+    score = (targets.index_select(0, target) * spoken).sum(1).exp()
     total = torch.zeros(len(targets), device=score.device, dtype=score.dtype).index_add(0, target, score)
     attention = score / total[target]
-    heard = torch.zeros_like(targets).index_add(0, target, attention[:, None] * sources[source])
+    heard = torch.zeros_like(targets).index_add(0, target, attention[:, None] * spoken)
     return heard, attention
