@@ -19,7 +19,7 @@ from decathlon.tasks.ckd.training import SELECTION, Patience, Settings, Teachers
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when a change makes other teachers of the same settings."""
 KINDS = ("uni", "joint", "random")
 

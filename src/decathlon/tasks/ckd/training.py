@@ -178,7 +178,7 @@ class Step:
     def base_loss(self, keep: Keep = None) -> Tensor:
         """Ranking loss, regulariser, and the backbone's own loss if it has one."""
         loss = self.ranking_loss(keep) + self.regulariser(keep)
-        extra = self.backbone.extra_loss(self.views, *self.triples)
+        extra = self.backbone.extra_loss(self, keep)
         return loss if extra is None else loss + extra
 
 

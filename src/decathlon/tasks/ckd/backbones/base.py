@@ -134,8 +134,8 @@ class Backbone(nn.Module):
         """
         return -functional.logsigmoid(step.difference(keep)).mean()
 
-    def extra_loss(self, views: "Views", user: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
-        """A loss of the backbone's own beside the ranking loss, or None."""
+    def extra_loss(self, step: "Step", keep: Sequence[str] | None) -> Tensor | None:
+        """A loss of the backbone's own beside the ranking loss, or None; nothing of what is counterfactual is in it."""
         return None
 
     def own(self, name: str) -> list[nn.Parameter]:

@@ -1,6 +1,7 @@
 """FREEDOM (Zhou and Shen, ACM MM 2023): a frozen item-item graph, and a user-item graph with edges left out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +9,11 @@ from torch.nn import functional
 
 from decathlon.randomness import generator
 from decathlon.recommendation.propagation import Adjacency, edges, propagate
-from decathlon.tasks.ckd.backbones.base import Backbone, Graph, Vectors, Views, table
+from decathlon.tasks.ckd.backbones.base import Backbone, Graph, Vectors, table
 from decathlon.tasks.ckd.backbones.neighbours import fixed_graph
+
+if TYPE_CHECKING:
+    from decathlon.tasks.ckd.training import Step
 
 
 class FREEDOM(Backbone):
@@ -77,12 +81,13 @@ class FREEDOM(Backbone):
         heard = [stream for stream in streams.values() if stream is not None]
         return [(users, items + torch.stack(heard).sum(0) if heard else items)]
 
-    def extra_loss(self, views: Views, user: Tensor, positive: Tensor, negative: Tensor) -> Tensor | None:
+    def extra_loss(self, step: "Step", keep: Sequence[str] | None) -> Tensor | None:
         if not self.extra:
             return None
-        users = views.parts()[0][0][user]
+        user, positive, negative = step.triples
+        users = step.views.base[0][user]
         total = users.new_zeros(())
-        for name in self.modalities:
+        for name in self.modalities if keep is None else keep:
             values = self.features[name](True)
             difference = self.project[name](values[positive]) - self.project[name](values[negative])
             total = total - functional.logsigmoid((users * difference).sum(1)).mean()
