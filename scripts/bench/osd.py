@@ -9,8 +9,9 @@
 4. One gradient of online PCA against one SVD.
 5. The largest new tensor of a step: no n x n.
 
-Each figure is a ratio of medians over rounds in which all take turns, of CPU seconds of this process, which other
-programs disturb less than the clock. ``pip install galore-torch pytorch-optimizer``.
+Each figure is a ratio of medians over rounds in which all take turns. With one thread it is of CPU seconds, which other
+programs disturb less than the clock; with more, of the clock's: threads that wait for each other spin, so CPU seconds
+would count the waiting as work, and the machine must be idle. ``pip install galore-torch pytorch-optimizer``.
 
 ``python scripts/bench/osd.py [--quick] [--threads 2]``
 """
@@ -47,13 +48,14 @@ def line(name: str, value: str, wanted: str = "", good: bool = True) -> None:
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each call; in every round each is called once, after a round that warms up."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            start = time.process_time()
+            start = clock()
             call()
             if turn:
-                found[name].append(time.process_time() - start)
+                found[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -234,6 +236,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = "CPU seconds" if options.threads == 1 else "the clock's seconds: on an idle machine"
+    print(f"{options.threads} threads; ratios of {clock}")
     rounds = 5 if options.quick else 25
     for size in ["60m"] if options.quick else list(SHAPES):
         compare_steps(size, rounds)

@@ -42,7 +42,7 @@ def random_subspace(n: int, rank: int, key: tuple[object, ...]) -> Tensor:
     """Orthonormal columns (n, rank) of a uniformly distributed subspace; float64 on the CPU, equal on every device."""
     drawn = torch.randn(n, rank, dtype=torch.float64, generator=generator("subspace", *key))
     q, r = torch.linalg.qr(drawn)
-    return q * torch.sign(r.diagonal())
+    return (q * torch.sign(r.diagonal())).contiguous()  # LAPACK gives it by columns, and gradients of it are by rows
 
 
 def _svd(gradient: Tensor, rank: int) -> Tensor:
