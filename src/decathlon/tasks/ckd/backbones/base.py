@@ -64,7 +64,7 @@ class Features(nn.Module):
         super().__init__()
         self.register_buffer("values", values, persistent=False)
         # In float64, so that it is the same number whatever the order of the items; piece by piece, to save memory.
-        total = torch.stack([piece.double().sum(0) for piece in values.split(128)]).sum(0)
+        total = torch.stack([piece.double().sum(0) for piece in values.split(1024)]).sum(0)
         self.register_buffer("mean", (total / len(values)).to(values.dtype), persistent=False)
 
     def forward(self, factual: bool) -> Tensor:
