@@ -93,3 +93,18 @@ def test_what_an_interpolation_reads() -> None:
 def test_values_are_found_under_whole_numbers_too() -> None:
     assert value_of({"a": {1: "x"}}, "a.1") == "x"
     assert value_of({"a": 3}, "a.b") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["task=molpeg", "dataset=hiv"], ["prune=0.6", "++method.extra={a: 1}", "++labels=[x,y]"]),
+        (["task=kele"], ["seed=3", "task.title=other"]),
+        (["task=osd"], ["method=galore", "lr=0.1"]),  # a group among them: composed as a whole
+    ],
+)
+def test_keys_set_after_composition_are_keys_composed(words: list[str], keys: list[str]) -> None:
+    composer = Composer(jobs_only=True)
+    for _ in range(2):  # what is kept of the first is as it was
+        assert composer.with_keys(words, keys) == composer([*words, *keys])
+    assert composer.with_keys(words, []) == composer(words)

@@ -11,6 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from hydra.version import setbase
@@ -38,6 +39,7 @@ class Composer:
         self.loader = ConfigLoaderImpl(create_config_search_path(str(catalog.CONFIGS)))
         if jobs_only:
             self.loader.repository = _Remembering(self.loader.repository)
+        self._kept: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         """The primary config with ``overrides``."""
@@ -45,6 +47,20 @@ class Composer:
         if not with_hydra:
             with open_dict(cfg):
                 cfg.pop("hydra", None)
+        return cfg
+
+    def with_keys(self, words: Sequence[str], keys: Sequence[str]) -> DictConfig:
+        """Equal to calling it with ``words`` and ``keys``; the config of ``words`` is composed once and kept.
+
+        ``keys``: overrides of which Hydra looks at none before it has put the config together, so no group choices.
+        """
+        parsed = OverridesParser.create().parse_overrides(list(keys))
+        if any(override.package or self.loader.repository.group_exists(override.key_or_group) for override in parsed):
+            return self([*words, *keys])
+        if tuple(words) not in self._kept:
+            self._kept[tuple(words)] = self(words)
+        cfg = copy.deepcopy(self._kept[tuple(words)])
+        self.loader._apply_overrides_to_config(parsed, cfg)
         return cfg
 
 

@@ -62,11 +62,11 @@ class Commands:
             return changed, [], "the configs have changed since: no command of today makes this job with its id"
         return changed, ["run", *words, *(_word(key, wanted) for key in keys)], ""
 
-    def _job(self, words: list[str]) -> Job:
-        key = tuple(words)
+    def _job(self, words: list[str], keys: Sequence[str] = ()) -> Job:
+        key = (*words, *keys)
         if key not in self._bases:
             self._compose = self._compose or Composer(jobs_only=True)
-            self._bases[key] = Job.of(self._compose(words))
+            self._bases[key] = Job.of(self._compose.with_keys(words, keys))
         return self._bases[key]
 
     def _recipe(self, job: Found, wanted: dict[str, Any], words: list[str]) -> tuple[list[str] | None, list[str]]:
@@ -74,7 +74,7 @@ class Commands:
         set_keys: list[str] = []
         changed: list[str] = []
         for _ in range(5):
-            composed = self._job([*words, *(_word(key, wanted) for key in set_keys)])
+            composed = self._job(words, [_word(key, wanted) for key in set_keys])
             if composed.identity == job.identity:
                 return set_keys, changed
             now = flat(composed.config)
