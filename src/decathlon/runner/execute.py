@@ -28,6 +28,7 @@ from decathlon.errors import ConfigError, UserError
 from decathlon.runner import processes
 from decathlon.runner.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from decathlon.runner.exact import RandomState
+from decathlon.runner.sharding import Sharded
 from decathlon.runner.signals import EndOnSignal
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,22 @@ def quiet() -> None:
 def construct(config: Config) -> tuple[LightningModule, LightningDataModule]:
     """Build the module and the data of a job from a seeded state. A bad value raises ConfigError, in one line.
 
-    A module whose parameters cannot be shared out among processes says why in ``unshardable``.
+    A module whose parameters FSDP cannot share out among processes says why in ``unshardable``; one that shares them
+    out itself, for FSDP2, says ``shards_itself = True``.
     """
     seed_everything(config["seed"], workers=True, verbose=False)
     module = _instantiate(config["module"], "module")
-    why = getattr(module, "unshardable", None)
-    if why and processes.is_sharded(config["trainer"]):
-        raise ConfigError(f"trainer.strategy={config['trainer']['strategy']}: {why}; choose trainer=ddp")
+    _check_sharding(module, config["trainer"].get("strategy"), processes.is_sharded(config["trainer"]))
     return module, _instantiate(config["data"], "data")
+
+
+def _check_sharding(module: LightningModule, strategy: Any, sharded: bool) -> None:
+    itself = getattr(module, "shards_itself", False)
+    why = None if strategy == processes.FSDP2 and itself else getattr(module, "unshardable", None)
+    if strategy == processes.FSDP2 and not itself:
+        why = why or "this task does not share out its parameters, so the processes would train apart"
+    if sharded and why:
+        raise ConfigError(f"trainer.strategy={strategy}: {why}; choose trainer={'fsdp2 or ' if itself else ''}ddp")
 
 
 def _instantiate(spec: Config, what: str) -> Any:
@@ -96,6 +105,9 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
     machine = dict(config["trainer"])
     if machine.get("accelerator", "auto") == "auto":  # never Apple's MPS, which has no float64
         machine["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    if machine.get("strategy") == processes.FSDP2:
+        alone = processes.device_count(machine) * int(machine.get("num_nodes") or 1) == 1
+        machine["strategy"] = "auto" if alone else Sharded()
     _keep_log(folder / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
     for spec in config["logger"].values():
@@ -193,8 +205,8 @@ def _keep_trained(config: Config, folder: Path, trainer: Trainer, module: Lightn
     export, loader = getattr(module, "export", None), config["task"].get("trained")
     if export is None or not loader or not trainer.is_global_zero:
         return
-    if isinstance(trainer.strategy, FSDPStrategy):
-        log.warning("trainer=fsdp shards the weights: this job keeps its checkpoint, but nothing for decathlon.load")
+    if isinstance(trainer.strategy, (FSDPStrategy, Sharded)):
+        log.warning("the weights are sharded: this job keeps its checkpoint, but nothing for decathlon.load")
         return
     target, temporary = folder / trained.FOLDER, Path(tempfile.mkdtemp(dir=folder, prefix=f".{trained.FOLDER}."))
     try:

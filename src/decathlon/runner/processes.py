@@ -22,10 +22,11 @@ from decathlon.runner.nodes import Node
 
 Config = dict[str, Any]
 ALONE = Node()
+FSDP2 = "fsdp2"  # as trainer.strategy
 
 
 def is_sharded(trainer: Config) -> bool:
-    """Whether each process would hold a part of the parameters only (FSDP)."""
+    """Whether each process would hold a part of the parameters only (FSDP, FSDP2)."""
     return str(trainer.get("strategy") or "").startswith("fsdp")
 
 
@@ -34,7 +35,7 @@ def device_count(trainer: Config) -> int:
 
     Raises:
         ConfigError: ``devices`` is no number of them, there are not so many GPUs, or the parameters are to be shared
-            out among processes on the CPU, where torch's FSDP does not run.
+            out among processes on the CPU by torch's first FSDP, which does not run there.
     """
     import torch
 
@@ -47,11 +48,11 @@ def device_count(trainer: Config) -> int:
         wanted = 0
     if wanted < 1:
         raise ConfigError(f"trainer.devices={devices} is neither a number of devices, nor a list of them, nor auto")
-    if is_sharded(trainer) and (trainer.get("accelerator") == "cpu" or not gpus):
+    flat = is_sharded(trainer) and trainer["strategy"] != FSDP2
+    if flat and (trainer.get("accelerator") == "cpu" or not gpus):
         raise ConfigError(
-            f"trainer.strategy={trainer['strategy']} shards the parameters over GPUs (torch's FSDP runs on no CPU)"
-            + ("" if gpus else ", and torch sees none here")
-            + "; choose trainer=ddp_cpu, or cpu"
+            f"trainer.strategy={trainer['strategy']} shards the parameters over GPUs (torch's first FSDP runs on no "
+            f"CPU){'' if gpus else ', and torch sees none here'}; choose trainer=fsdp2_cpu, ddp_cpu, or cpu"
         )
     if trainer.get("accelerator") == "gpu" and wanted > max(gpus, int(torch.backends.mps.is_available())):
         seen = f"{gpus} of them" if gpus else "none"

@@ -121,13 +121,6 @@ def test_validations_inside_an_epoch(tmp_path: Path, text: Path) -> None:
     assert [step for step, _ in said["validations"]] == [1.0, 2.0]
 
 
-def test_sharded_training_is_refused_in_one_line(tmp_path: Path, text: Path) -> None:
-    job = job_of(tmp_path, "dataset=text", f"files={text}", "trainer=fsdp")
-    with pytest.raises(ConfigError, match="only whole matrices can be projected; choose trainer=ddp") as error:
-        construct(job.config)
-    assert "\n" not in str(error.value)
-
-
 def test_a_run_that_diverges_says_so(tmp_path: Path, text: Path) -> None:
     metrics, _ = run_job(tmp_path, "dataset=text", f"files={text}", "method=sgd", "lr=1e30", "clip=null", "warmup=0")
     assert metrics["test/diverged"] == 1 and metrics["test/perplexity"] is None

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from decathlon import distributed
 from decathlon.errors import ConfigError
+from decathlon.language.sharding import shard_blocks
 from decathlon.randomness import seeded
 from decathlon.recommendation.ctr import auc
 from decathlon.rows import append, mend, read_rows, rows_path
@@ -49,6 +50,7 @@ class Recommender(LightningModule):
     """
 
     unshardable = "it shards what is trained, a small adapter, and every process holds the frozen language model whole"
+    shards_itself = True
 
     def __init__(
         self, method: dict[str, Any], score: str = "yes", epochs: int = 1, iterations: int = 100, lr: float = 1e-3,
@@ -98,6 +100,12 @@ class Recommender(LightningModule):
     def setup(self, stage: str) -> None:
         if not self.method.uses_llm or self.data.llm is None or len(list(self.adapter.children())):
             return
+        if self.trainer.world_size > self.data.batch_size:
+            raise ConfigError(
+                f"a batch_size={self.data.batch_size} cannot be shared by {self.trainer.world_size} processes"
+            )
+        if self.device_mesh is not None:
+            shard_blocks(self.data.llm, self.device_mesh["data_parallel"])
         if self.device.type != "cpu" or self.trainer.strategy.root_device.type != "cpu":
             self.data.llm.to(self.trainer.strategy.root_device)
         with seeded("cora adapter", self.seed):
@@ -105,7 +113,11 @@ class Recommender(LightningModule):
                 self.adapter = self.method.adapter(self.data.llm, self.data.sizes)
             except ValueError as error:
                 raise ConfigError(f"on model={self.data.model_options['name']}: {error}") from error
-        self.frozen = self.data.frozen(self.adapter.first)
+        # Where its weights are shared out, all processes run the model together: none reads what another has kept.
+        self.frozen = self.data.frozen(self.adapter.first) if self.device_mesh is None else None
+
+    def configure_model(self) -> None:
+        """Nothing more: where Lightning shares weights out it asks for this hook."""
 
     # Training
 
@@ -174,13 +186,19 @@ class Recommender(LightningModule):
         self.data.llm.train(getattr(self.method, "given", {}).get("dropout", 0.0) > 0)
         with seeded("cora step", self.seed, step, distributed.rank(), device=self.device):
             loss = F.binary_cross_entropy_with_logits(self.scores(made), made.labels)
-        if not loss.isfinite():
+        if distributed.total(int(not loss.isfinite()), self.device):
             self.diverged = True
             self.trainer.should_stop = True
             log.warning("WARNING: the loss is not finite at step %d: training ends here; lower lr", step)
             return None
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(mine))
         return loss
+
+    def on_after_backward(self) -> None:
+        if self.device_mesh is not None:  # every process has the adapter whole
+            for parameter in self.adapter.parameters():
+                if parameter.grad is not None:
+                    distributed.average(parameter.grad)
 
     def _states(self, kind: str) -> Frozen | None:
         return self.frozen if kind == "text" else None
@@ -235,7 +253,7 @@ class Recommender(LightningModule):
     def test_step(self, places: Tensor, batch_idx: int) -> None:
         assert self.data.log is not None
         rows = self.data.rows[places]
-        if all(str(row) in self.done for row in rows.tolist()):
+        if self.device_mesh is None and all(str(row) in self.done for row in rows.tolist()):
             return
         if self.method.uses_llm:
             kind = self.data.last_prompt

@@ -2,6 +2,7 @@
 
 from decathlon.tasks.osd.groups import low_rank_groups
 from decathlon.tasks.osd.optimizers import Apollo, Fira, FullRank, GaLore, OnlineSubspaceDescent
+from decathlon.tasks.osd.optimizers.shards import shard
 from decathlon.tasks.osd.pca import pca_gradient, pca_loss
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "low_rank_groups",
     "pca_gradient",
     "pca_loss",
+    "shard",
 ]

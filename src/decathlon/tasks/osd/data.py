@@ -112,6 +112,9 @@ class TextData(LightningDataModule):
 
     def _collate(self, split: str, positions: list[int]) -> Batch:
         samples = self._samples[split]
+        if not positions:
+            nothing = torch.zeros(1, self.length, dtype=torch.long)
+            return {"ids": nothing, "labels": torch.full_like(nothing, IGNORED)}
         if self.packing == "documents":
             ids, mask = (torch.stack(part) for part in zip(*(samples[index] for index in positions)))
             return {"ids": ids, "labels": ids.masked_fill(mask == 0, IGNORED)}
@@ -122,11 +125,15 @@ class TextData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def held_out(self, split: str) -> list[list[int]]:
-        """The positions of the sequences of ``val`` or ``test`` in batches, those of this process."""
+        """The positions of the sequences of ``val`` or ``test`` in batches, those of this process.
+
+        Every process has as many batches, the last may be empty: where weights are sharded all read together.
+        """
         count = max(1, min(len(self._samples[split]), self.eval_tokens // self.length))
         rank, world = self._place()
         mine = list(range(count))[rank::world]
-        return [mine[first : first + self.batch_size] for first in range(0, len(mine), self.batch_size)]
+        most = -(-count // world)
+        return [mine[first : first + self.batch_size] for first in range(0, most, self.batch_size)]
 
     def train_dataloader(self) -> DataLoader:
         return _loader(_Steps(self))

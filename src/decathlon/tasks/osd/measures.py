@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.osd.optimizers.parameters import upright, working_dtype
+from decathlon.tasks.osd.optimizers.shards import whole
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -81,7 +82,7 @@ def subspace_quality(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     found = []
     for p, projection in projections(optimizer).items():
         if p.grad is not None:
-            captured, common = fit(projection, upright(p.grad).to(working_dtype(p)))
+            captured, common = fit(projection, upright(whole(p.grad)).to(working_dtype(p)))
             found.append((captured, common, orthonormality_error(projection)))
     means = [sum(column) / len(found) for column in zip(*found)]
     return dict(zip(("captured", "overlap", "drift"), means))

@@ -20,6 +20,7 @@ from decathlon.tasks.osd.data import IGNORED, Batch, TextData
 from decathlon.tasks.osd.measures import state_bytes, subspace_quality
 from decathlon.tasks.osd.models import check_size, make_model
 from decathlon.tasks.osd.optimizers import ProjectedOptimizer
+from decathlon.tasks.osd.optimizers.shards import shard
 from decathlon.tasks.osd.recipes import Recipe
 from decathlon.tasks.osd.trained import keep
 
@@ -49,7 +50,8 @@ class LanguageModelling(LightningModule):
         ConfigError: in one line, for values that cannot be.
     """
 
-    unshardable = "it flattens the weights, and only whole matrices can be projected"
+    unshardable = "it flattens the weights, and only matrices can be projected"
+    shards_itself = True
 
     def __init__(
         self, method: Mapping[str, Any], size: str = "small", lr: float = 0.01, scale: float = 0.25, rank: int = 32,
@@ -101,7 +103,17 @@ class LanguageModelling(LightningModule):
     def configure_model(self) -> None:
         if self.model is None:
             self.model = make_model(self.size, self.data.found.vocabulary, self.seed, self.length)
+            if self.device_mesh is not None:
+                self._shard(self.device_mesh["data_parallel"])
             self.hidden = self.recipe.install(self.model, self.seed)
+
+    def _shard(self, mesh: Any) -> None:
+        if self.recipe.adapter is not None:
+            raise ConfigError("this method adapts whole matrices, which trainer=fsdp2 shares out; choose trainer=ddp")
+        try:
+            shard(self.model, mesh)
+        except ValueError as error:
+            raise ConfigError(f"size={self.size}: {error}; choose another number of processes") from error
 
     def configure_optimizers(self) -> Any:
         self._check_trainer()
@@ -206,6 +218,8 @@ class LanguageModelling(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         mean = float(self.model(input_ids=batch["ids"], labels=batch["labels"]).loss)
         kept = batch["labels"][:, 1:] != IGNORED
+        if not kept.any():
+            return  # another process's share is longer by one batch
         predicted = batch["ids"][:, 1:][kept].cpu().numpy()
         tokens = len(predicted)
         text = self.data.found.bytes_of(predicted)

@@ -12,6 +12,8 @@ With ``S = P' N`` (k, m), ``B = N S'`` (n, k) and ``A = P' P`` (k, k) its gradie
 matrix ``P P'`` nor an (n, m) residual is formed. As n <= m, ``P' B`` costs less than its equal ``S S'``.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,9 +29,16 @@ def pca_gradient(projection: Tensor, gradient: Tensor, lam: float = 0.0) -> Tens
     return gradient_of_projected(projection, gradient, projection.mT @ gradient / norm, norm, lam)
 
 
-def gradient_of_projected(projection: Tensor, gradient: Tensor, projected: Tensor, norm: float, lam: float) -> Tensor:
-    """``pca_gradient`` where the normalised projected gradient ``S`` (k, m) and the norm of the gradient are known."""
-    second = gradient @ projected.mT
+def gradient_of_projected(
+    projection: Tensor, gradient: Tensor, projected: Tensor, norm: float, lam: float,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:  # fmt: skip
+    """``pca_gradient`` where the normalised projected gradient ``S`` (k, m) and the norm of the gradient are known.
+
+    Args:
+        total: where the columns of the gradient are shared out among processes, sums a matrix over them.
+    """
+    second = total(gradient @ projected.mT)
     second.mul_(1 / norm)  # B
     gram = projection.mT @ projection
     inner = (projection.mT @ second).mul_(2)

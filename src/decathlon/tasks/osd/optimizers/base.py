@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from decathlon.tasks.osd.optimizers.parameters import (
     working_dtype,
 )
 from decathlon.tasks.osd.optimizers.rules import Rule, State, check_rule, rule
+from decathlon.tasks.osd.optimizers.shards import cut, gathered, is_sharded, local, whole
+from decathlon.tasks.osd.subspaces import AT_RANDOM, subspace
 
 Group = dict[str, Any]
 MOMENTS = ("float32", "weight")
@@ -35,6 +37,9 @@ class ProjectedOptimizer(torch.optim.Optimizer):
 
     P, its own optimizer's state and all that is computed are float32 for weights in half precision.
 
+    Weights may be shared out among processes (FSDP2, ``decathlon.tasks.osd.shard``): moments then are too, and
+    ``state_dict`` and ``load_state_dict``, which every process calls, have whole tensors as without.
+
     Args:
         params: as for any optimizer; a group with ``rank`` is projected (``low_rank_groups`` makes them).
         defaults: options of the groups; those that every subclass has are below.
@@ -47,6 +52,9 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: one line, for options that cannot be, and for parameters that cannot be projected.
     """
+
+    shardable: ClassVar[bool] = True  # whether a step can be made from the parts of a weight
+    loads_whole: ClassVar[bool] = True  # load_state_dict takes whole tensors for weights that are shared out
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._updated: set[Tensor] = set()
@@ -87,8 +95,16 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         for index, p in enumerate(group["params"]):
             name = name_of(group, index)
             check_parameter(p, name, projected=group["rank"] is not None)
+            if is_sharded(p):
+                self._check_sharded(group, name)
             if group["moments"] == "weight" and p.dtype == torch.float16:
                 raise ValueError(f"moments=weight: squares of gradients are no float16 numbers ({name}); use float32")
+
+    def _check_sharded(self, group: Group, name: str) -> None:
+        whole_matrices = [] if self.shardable else [type(self).__name__]
+        whole_matrices += [f"inner={group['inner']}"] if group["inner"] in ("adafactor", "adam8bit") else []
+        if whole_matrices:
+            raise ValueError(f"{whole_matrices[0]} needs whole matrices, and {name} is shared out: use DDP")
 
     def _index(self, p: Tensor) -> int:
         """The place of a parameter among all: what its random numbers are keyed by."""
@@ -138,9 +154,9 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     def _update_whole(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
         inner = self._inner(group)
         if state["step"] == 1:
-            inner.start(state, "", torch.empty_like(p, dtype=_moment_dtype(p, group)))
-        direction = inner.direction(state, "", gradient.to(_moment_dtype(p, group)), state["step"])
-        self._step_whole(p, group, direction, 1.0)
+            inner.start(state, "", torch.empty_like(local(p), dtype=_moment_dtype(p, group)))
+        direction = inner.direction(state, "", local(gradient).to(_moment_dtype(p, group)), state["step"])
+        self._step_whole(local(p), group, direction, 1.0)
 
     @staticmethod
     def _step_whole(weight: Tensor, group: Group, update: Tensor, factor: float) -> None:
@@ -151,7 +167,7 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         weight.add_(update, alpha=-lr * factor)
 
     def _update_projected(self, p: Tensor, gradient: Tensor, group: Group, state: State, norm: float) -> None:
-        oriented = upright(gradient).to(working_dtype(p))
+        oriented = upright(local(gradient), p).to(working_dtype(p))  # (n, m), or this process's columns of it
         fresh = "projection" not in state
         self._aim(p, oriented, group, state)
         projection: Tensor = state["projection"]
@@ -161,14 +177,14 @@ class ProjectedOptimizer(torch.optim.Optimizer):
         if fresh:
             inner.start(state, "", torch.empty_like(projected, dtype=dtype))
         direction = inner.direction(state, "", projected.to(dtype), state["step"]).to(projected.dtype)
-        self._apply(p, group, state, oriented, projected, direction)
+        self._apply(upright(local(p), p), group, state, oriented, projected, direction)
         self._move(p, group, state, oriented, projected, norm, fresh)
 
     def _apply(
-        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
+        self, weight: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
     ) -> None:
-        """Move the weight: ``W <- (1 - lr weight_decay) W - lr scale P U``."""
-        lr, weight = float(group["lr"]), upright(p)
+        """Move the ``weight`` (n, m): ``W <- (1 - lr weight_decay) W - lr scale P U``."""
+        lr = float(group["lr"])
         keep, factor = 1 - lr * float(group["weight_decay"]), -lr * float(group["scale"])
         if weight.dtype == direction.dtype:
             weight.addmm_(state["projection"], direction, beta=keep, alpha=factor)
@@ -178,6 +194,16 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     def _aim(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
         """See to it that ``state["projection"]`` (n, k) is there, before the ``gradient`` (n, m) is projected."""
         raise NotImplementedError
+
+    def _subspace(self, how: str, p: Tensor, gradient: Tensor, group: Group, key: tuple[object, ...]) -> Tensor:
+        """A projection (n, k) for a weight, from its whole gradient or at random."""
+        if is_sharded(p) and how not in AT_RANDOM:
+            assert p.grad is not None
+            gradient = upright(whole(p.grad)).to(working_dtype(p))
+        found = subspace(how, gradient, min(group["rank"], len(gradient)), key)
+        if is_sharded(p):  # an SVD need not give the same digits on another device
+            torch.distributed.broadcast(found, group_src=0, group=p.device_mesh.get_group())  # type: ignore[attr-defined]
+        return found
 
     def _move(
         self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, norm: float, fresh: bool
@@ -231,13 +257,19 @@ class ProjectedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- state
 
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch, with whole tensors where weights are shared out among processes: all of them must call it."""
+        found = super().state_dict()
+        ours = [p for group in self.param_groups for p in group["params"]]
+        return {**found, "state": {index: gathered(state, ours[index]) for index, state in found["state"].items()}}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch, but every tensor keeps its dtype: float32 beside weights in half precision, codes as bytes."""
         super().load_state_dict(state_dict)
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         ours = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(saved, ours):
-            for name, value in state_dict["state"].get(index, {}).items():
+            for name, value in cut(state_dict["state"].get(index, {}), p).items():
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.detach().to(p.device, copy=True)
 

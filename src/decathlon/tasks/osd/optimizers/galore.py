@@ -8,9 +8,8 @@ from torch import Tensor
 
 from decathlon.randomness import generator
 from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer
-from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.optimizers.rules import State
-from decathlon.tasks.osd.subspaces import check_start, subspace
+from decathlon.tasks.osd.subspaces import check_start
 
 _GROWTH = 1.01  # of an update's norm from one step to the next, at most (Fira's limiter)
 _TINY = 1e-8
@@ -69,9 +68,8 @@ class GaLore(ProjectedOptimizer):
 
     def _aim(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
         if _is_due(state, group["gap"]):
-            rank = min(group["rank"], len(gradient))
             key = (group["seed"], self._index(p), state["step"] - 1)
-            state["projection"] = subspace(group["refresh"], gradient, rank, key)
+            state["projection"] = self._subspace(group["refresh"], p, gradient, group, key)
 
 
 class Fira(GaLore):
@@ -81,14 +79,16 @@ class Fira(GaLore):
     residual is multiplied by ``||U_j|| / ||R_j||``, and its norm may grow by 1 % a step at most.
     """
 
+    shardable = False
+
     def _apply(
-        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
+        self, weight: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
     ) -> None:
-        super()._apply(p, group, state, gradient, projected, direction)
+        super()._apply(weight, group, state, gradient, projected, direction)
         residual = torch.addmm(gradient, state["projection"], projected, alpha=-1)
         residual.mul_(_column_factors(direction, projected))
         _limit_growth(residual, state)
-        upright(p).add_(residual, alpha=-float(group["lr"]) * float(group["scale"]))
+        weight.add_(residual, alpha=-float(group["lr"]) * float(group["scale"]))
 
 
 class Apollo(ProjectedOptimizer):
@@ -106,6 +106,8 @@ class Apollo(ProjectedOptimizer):
     Raises:
         ValueError: one line, for options that cannot be.
     """
+
+    shardable = False
 
     def __init__(
         self, params: Any, lr: float = 0.01, *, gap: int | None = 200, per: str = "column", inner: str = "adam",
@@ -132,7 +134,7 @@ class Apollo(ProjectedOptimizer):
             state["projection"] = drawn.to(gradient)
 
     def _apply(
-        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
+        self, weight: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
     ) -> None:
         if group["per"] == "column":
             factors = _column_factors(direction, projected)
@@ -140,7 +142,7 @@ class Apollo(ProjectedOptimizer):
             factors = torch.linalg.vector_norm(direction) / (torch.linalg.vector_norm(projected) + _TINY)
         update = gradient * factors
         _limit_growth(update, state)
-        self._step_whole(upright(p), group, update, float(group["scale"]))
+        self._step_whole(weight, group, update, float(group["scale"]))
 
 
 def _is_due(state: State, gap: int | None) -> bool:

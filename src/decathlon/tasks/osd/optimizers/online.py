@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from decathlon.tasks.osd.optimizers.base import Group, ProjectedOptimizer
-from decathlon.tasks.osd.optimizers.parameters import upright
 from decathlon.tasks.osd.optimizers.rules import State, check_rule, rule
+from decathlon.tasks.osd.optimizers.shards import summed
 from decathlon.tasks.osd.pca import gradient_of_projected
-from decathlon.tasks.osd.subspaces import AT_RANDOM, check_start, subspace
+from decathlon.tasks.osd.subspaces import AT_RANDOM, check_start
 
 # What the published code does otherwise than the paper. None as an option of the optimizer: the variant's.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -106,8 +106,8 @@ class OnlineSubspaceDescent(ProjectedOptimizer):
 
     def _aim(self, p: Tensor, gradient: Tensor, group: Group, state: State) -> None:
         if "projection" not in state:
-            rank = min(group["rank"], len(gradient))
-            state["projection"] = subspace(group["init"], gradient, rank, (group["seed"], self._index(p), 0))
+            key = (group["seed"], self._index(p), 0)
+            state["projection"] = self._subspace(group["init"], p, gradient, group, key)
             state["p_step"] = 0
             self._p_rule(group).start(state, "p_", state["projection"])
 
@@ -120,12 +120,12 @@ class OnlineSubspaceDescent(ProjectedOptimizer):
         return rule(group["inner"], group["betas"], group["eps"], **({"signed": False} if lifted else {}))
 
     def _apply(
-        self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
+        self, weight: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, direction: Tensor
     ) -> None:
         if group["inner"] == "lion" and group["lion_sign"] == "lifted":
-            self._step_whole(upright(p), group, (state["projection"] @ direction).sign_(), 1.0)
+            self._step_whole(weight, group, (state["projection"] @ direction).sign_(), 1.0)
         else:
-            super()._apply(p, group, state, gradient, projected, direction)
+            super()._apply(weight, group, state, gradient, projected, direction)
 
     def _move(
         self, p: Tensor, group: Group, state: State, gradient: Tensor, projected: Tensor, norm: float, fresh: bool
@@ -136,7 +136,9 @@ class OnlineSubspaceDescent(ProjectedOptimizer):
             return
         projection: Tensor = state["projection"]
         before = projection.clone() if group["reproject_moments"] else None
-        slope = gradient_of_projected(projection, gradient, projected / norm, norm, float(group["lam"]))
+        slope = gradient_of_projected(
+            projection, gradient, projected / norm, norm, float(group["lam"]), lambda part: summed(part, p)
+        )
         state["p_step"] += 1
         direction = self._p_rule(group).direction(state, "p_", slope, state["p_step"])
         lr, decay = self.p_lr(group, len(projection)), group["p_weight_decay"]

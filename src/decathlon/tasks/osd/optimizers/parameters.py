@@ -8,10 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decathlon.tasks.osd.optimizers.shards import check_placement, is_sharded, local, summed
 
-def upright(weight: Tensor) -> Tensor:
-    """A matrix as (n, m) with n <= m: a view; one with as many rows as columns, or more, is transposed."""
-    return weight if weight.shape[0] < weight.shape[1] else weight.mT
+
+def upright(weight: Tensor, like: Tensor | None = None) -> Tensor:
+    """A matrix as (n, m) with n <= m: a view; one with as many rows as columns, or more, is transposed.
+
+    Args:
+        weight: the matrix, or a part of it. like: the whole matrix, whose shape decides.
+    """
+    shape = (weight if like is None else like).shape
+    return weight if shape[0] < shape[1] else weight.mT
 
 
 def working_dtype(p: Tensor) -> torch.dtype:
@@ -20,7 +27,7 @@ def working_dtype(p: Tensor) -> torch.dtype:
 
 
 def gradient_norms(gradients: Iterable[tuple[Tensor, str]]) -> list[float]:
-    """The Frobenius norm of each gradient; the device is waited for once.
+    """The Frobenius norm of each gradient, whole or sharded; the device is waited for once.
 
     Raises:
         FloatingPointError: one line, if one is not finite. ValueError: if one is sparse.
@@ -29,13 +36,26 @@ def gradient_norms(gradients: Iterable[tuple[Tensor, str]]) -> list[float]:
     for gradient, name in found:
         if gradient.is_sparse:
             raise ValueError(f"the gradient of {name} is sparse; use a dense one")
-    each = [torch.linalg.vector_norm(g, dtype=working_dtype(g)).to(torch.float64) for g, _ in found]
+    each = [torch.linalg.vector_norm(local(g), dtype=working_dtype(g)).to(torch.float64) for g, _ in found]
     norms = torch.stack([norm.to(each[0].device) for norm in each]).tolist() if each else []
-    for place, (gradient, name) in enumerate(found):
+    for place, (gradient, _) in enumerate(found):
         if norms[place] == 0 or not math.isfinite(norms[place]):  # squares of single precision end at 1e-45 and 1e38
-            norms[place] = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        if not math.isfinite(norms[place]):
+            norms[place] = float(torch.linalg.vector_norm(local(gradient), dtype=torch.float64))
+    if any(is_sharded(gradient) for gradient, _ in found):
+        norms = _over_processes(norms, [gradient for gradient, _ in found])
+    for norm, (_, name) in zip(norms, found):
+        if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient of {name} is not finite; its weight has not moved")
+    return norms
+
+
+def _over_processes(norms: list[float], gradients: list[Tensor]) -> list[float]:
+    """The norms of whole gradients from those of this process's parts, in one sum for all."""
+    places = [place for place, gradient in enumerate(gradients) if is_sharded(gradient)]
+    first = gradients[places[0]]
+    squares = torch.tensor([norms[place] ** 2 for place in places], dtype=torch.float64, device=local(first).device)
+    for place, square in zip(places, summed(squares, first).tolist()):
+        norms[place] = math.sqrt(square)
     return norms
 
 
@@ -63,8 +83,8 @@ def name_of(group: dict[str, Any], index: int) -> str:
 
 
 def check_parameter(p: Tensor, name: str, projected: bool) -> None:
-    if hasattr(p, "device_mesh"):
-        raise ValueError(f"{name} is sharded over devices (a DTensor, FSDP2): that is not supported; use DDP")
+    if is_sharded(p):
+        check_placement(p, name)
     if not p.is_floating_point():
         raise ValueError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be trained")
     if projected and (p.ndim != 2 or not p.numel()):
