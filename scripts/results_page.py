@@ -39,7 +39,7 @@ def sections(page: str, names: list[str], overrides: list[str]) -> dict[str, str
     for name in (name for task in catalog.tasks() for name in catalog.experiments(task)):
         table = make_table(name, overrides) if not names or name in names else None
         if table is not None and table.finished and (table.finished == table.jobs or name not in old):
-            found[name] = to_markdown(table) + "\n"
+            found[name] = to_markdown(table)
         elif name in old:
             found[name] = old[name]
     return found
@@ -52,9 +52,9 @@ def results(tables: dict[str, str]) -> str:
         own = {name: text for name, text in tables.items() if name.startswith(f"{task}/")}
         if own:
             title = " ".join(str(catalog.read(f"task/{task}").get("task", {}).get("title", task)).split())
-            parts.append(f"\n## {task}: {title}\n\n")
-        parts += [f"### `{name}`\n\n{text}" for name, text in own.items()]
-    return "".join(parts).rstrip() + "\n"
+            parts.append(f"\n## {task}: {title}\n")
+        parts += [f"\n### `{name}`\n\n{text.strip()}\n" for name, text in own.items()]
+    return "".join(parts)
 
 
 def summary(tables: dict[str, str]) -> str:

@@ -74,8 +74,9 @@ def test_what_osd_cannot_shard_is_one_line(run_here: Door, here: Path, override:
 
 
 OSD = ["task=osd", "size=tiny", "steps=24", "length=32", "batch_size=4", "rank=8", "eval_tokens=3000", "warmup=0.25"]
-CORA = [
-    "task=cora", "iterations=24", "train_rows=200", "valid_rows=40", "test_users=10", "cache_dtype=null", "warmup=2"
+CORA = [  # without the Q-Former, whose dropout draws anew in every process
+    "task=cora", "generator=linear", "iterations=24", "train_rows=200", "valid_rows=40", "test_users=10",
+    "cache_dtype=null", "warmup=2",
 ]  # fmt: skip
 
 
