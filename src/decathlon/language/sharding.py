@@ -21,4 +21,5 @@ def shard_blocks(model: Any, mesh: Any) -> None:
 
     decoder = decoder_of(model)
     for layer in range(decoder.layers):
-        fully_shard(decoder.module("block", layer), mesh=mesh)
+        # Every block is a root of its own, and a root's weights stay together after its forward pass unless told.
+        fully_shard(decoder.module("block", layer), mesh=mesh, reshard_after_forward=True)

@@ -28,7 +28,7 @@ from decathlon.errors import ConfigError, UserError
 from decathlon.runner import processes
 from decathlon.runner.checkpoint import AtomicCheckpointIO, LastCheckpoint, checkpoint_callbacks
 from decathlon.runner.exact import RandomState
-from decathlon.runner.sharding import Sharded
+from decathlon.runner.sharding import PRECISIONS, Sharded
 from decathlon.runner.signals import EndOnSignal
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def make_trainer(config: Config, folder: Path) -> Trainer:
         machine["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     if machine.get("strategy") == processes.FSDP2:
         alone = processes.device_count(machine) * int(machine.get("num_nodes") or 1) == 1
+        if not alone and config["precision"] not in PRECISIONS:
+            raise ConfigError(f"precision={config['precision']}: trainer=fsdp2 has {', '.join(PRECISIONS)}")
         machine["strategy"] = "auto" if alone else Sharded()
     _keep_log(folder / "metrics.csv")
     loggers: list[Any] = [CSVLogger(folder, name="", version="")]
@@ -205,7 +207,7 @@ def _keep_trained(config: Config, folder: Path, trainer: Trainer, module: Lightn
     export, loader = getattr(module, "export", None), config["task"].get("trained")
     if export is None or not loader or not trainer.is_global_zero:
         return
-    if isinstance(trainer.strategy, (FSDPStrategy, Sharded)):
+    if isinstance(trainer.strategy, (FSDPStrategy, Sharded)) and config["fit"]:
         log.warning("the weights are sharded: this job keeps its checkpoint, but nothing for decathlon.load")
         return
     target, temporary = folder / trained.FOLDER, Path(tempfile.mkdtemp(dir=folder, prefix=f".{trained.FOLDER}."))

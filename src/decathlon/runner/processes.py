@@ -23,6 +23,7 @@ from decathlon.runner.nodes import Node
 Config = dict[str, Any]
 ALONE = Node()
 FSDP2 = "fsdp2"  # as trainer.strategy
+ERROR = "worker-error.json"  # in a job's folder: what the first worker that failed has said
 
 
 def is_sharded(trainer: Config) -> bool:
@@ -71,7 +72,7 @@ def run_workers(folder: Path, count: int, lock: int, node: Node = ALONE) -> Conf
     The workers inherit the descriptor ``lock``: the job stays locked until the last of them has ended. They end with
     this process. ``node``: this machine, the first of those that the job is run on.
     """
-    result, error = folder / "outcome.json", folder / "worker-error.json"
+    result, error = folder / "outcome.json", folder / ERROR
     result.unlink(missing_ok=True)
     error.unlink(missing_ok=True)
     done = _start(folder, count, node, lock)
@@ -101,8 +102,8 @@ def give_workers(folder: Path, count: int, node: Node) -> None:
 
 def _start(folder: Path, count: int, node: Node, *descriptors: int) -> "subprocess.CompletedProcess[bytes]":
     command = [
-        sys.executable, "-m", "torch.distributed.run", *node.arguments(), f"--nproc-per-node={count}",
-        "--max-restarts=0", "-m", "decathlon.runner.processes", str(folder),
+        sys.executable, "-m", "decathlon.runner.torchrun", str(folder / ERROR), *node.arguments(),
+        f"--nproc-per-node={count}", "--max-restarts=0", "-m", "decathlon.runner.processes", str(folder),
     ]  # fmt: skip
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -145,8 +146,8 @@ def worker(folder: Path) -> int:
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         said = {"user": isinstance(error, UserError), "message": message, "traceback": traceback.format_exc()}
-        if not (folder / "worker-error.json").exists():
-            files.write_text(folder / "worker-error.json", json.dumps(said))
+        if not (folder / ERROR).exists():
+            files.write_text(folder / ERROR, json.dumps(said))
         return 1
     return 0
 

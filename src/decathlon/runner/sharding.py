@@ -1,6 +1,7 @@
 """Models whose parameters are shared out among processes by FSDP2 (``torch.distributed.fsdp.fully_shard``)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,12 +9,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # those that Lightning has for it
+
 
 class Sharded(ModelParallelStrategy):
     """For modules that shard themselves in ``configure_model``, over ``self.device_mesh["data_parallel"]``.
 
-    A checkpoint is one file with whole tensors, as of a run in one process: it resumes on any number of them. Its
-    optimizers' states are moved together on the first process, so they must fit its memory.
+    A checkpoint is one file with whole tensors, as of a run in one process: it resumes on any number of them. They are
+    brought together one after the other, in the first process's host memory, which must hold them all.
     """
 
     def __init__(self) -> None:
@@ -28,8 +31,7 @@ class Sharded(ModelParallelStrategy):
         return True
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        found = tree_map(_whole, optimizer.state_dict())
-        return found if self.is_global_zero else {}
+        return tree_map(partial(_whole, keep=self.is_global_zero), optimizer.state_dict())
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
@@ -46,10 +48,10 @@ class Sharded(ModelParallelStrategy):
             optimizer.load_state_dict(state if getattr(optimizer, "loads_whole", False) else _cut(state, optimizer))
 
 
-def _whole(value: Any) -> Any:
-    """A DTensor with all its parts, on the CPU; every process must take part."""
+def _whole(value: Any, keep: bool = True) -> Any:
+    """A DTensor with all its parts, on the CPU, in the processes that ``keep`` it; every process must take part."""
     value = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+    return (value.cpu() if keep else None) if isinstance(value, torch.Tensor) else value
 
 
 def _cut(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:

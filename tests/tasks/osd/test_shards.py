@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from decathlon.tasks.osd import Apollo, Fira, FullRank, GaLore, OnlineSubspaceDescent, low_rank_groups, shard
-from decathlon.tasks.osd.measures import subspace_quality
+from decathlon.tasks.osd.measures import state_bytes, subspace_quality
 from decathlon.tasks.osd.optimizers import ProjectedOptimizer
 from tests.tasks.osd.helpers import batch, llama
 
@@ -73,6 +73,7 @@ def _rank(rank: int, folder: str) -> None:
         train(model, optimizer, range(STEPS, 2 * STEPS), rank, 2)
         other = shard(llama(), mesh)
         again = make(other)
+        bytes_of_all = state_bytes(optimizer)
         saved = torch.load(f"{folder}/{name}.pt", weights_only=True)
         other.load_state_dict(
             {k: torch.distributed.tensor.distribute_tensor(v, p.device_mesh, p.placements)
@@ -81,7 +82,7 @@ def _rank(rank: int, folder: str) -> None:
         again.load_state_dict(saved["optimizer"])
         train(other, again, range(STEPS, 2 * STEPS), rank, 2)
         found[name] = {
-            "losses": losses, "held": held, "quality": quality, "state": state, "after": after,
+            "losses": losses, "held": held, "quality": quality, "state": state, "after": after, "bytes": bytes_of_all,
             "end": whole(model), "continued": whole(other),
         }  # fmt: skip
     found["refused"] = refusals(model)
@@ -112,7 +113,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
         state = torch.load(folder / f"{name}.pt", weights_only=True)["optimizer"]
         train(model, optimizer, range(STEPS, 2 * STEPS))
         alone[name] = {
-            "losses": losses, "held": held, "quality": quality, "state": state, "after": after, "end": whole(model)
+            "losses": losses, "held": held, "quality": quality, "state": state, "after": after, "end": whole(model),
+            "bytes": state_bytes(optimizer),
         }  # fmt: skip
     mp.spawn(_rank, (str(folder),), nprocs=2)
     one, other = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -135,6 +137,8 @@ def test_two_processes_make_the_steps_of_one(name: str, both: Any) -> None:
 @pytest.mark.parametrize("name", list(METHODS))
 def test_each_process_holds_half_of_the_moments(name: str, both: Any) -> None:
     assert both[1][name]["held"] == both[0][name]["held"] / 2
+    assert both[1][name]["bytes"] == both[0][name]["bytes"]  # what is reported is that of all
+    assert not any(both[1]["other"][name]["state"]["state"].values())  # a state comes together in the first alone
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -181,7 +181,8 @@ class Recommender(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         step = self.global_step
         places = self.data.places["train"][self.data.order.batch(step)]
-        mine = places[distributed.rank() :: distributed.world_size()]
+        world = distributed.world_size()
+        mine = places[distributed.rank() :: world]
         made = self.data.batch(mine, self.prompt_at(step), self.device, self._states(self.prompt_at(step)))
         self.data.llm.train(getattr(self.method, "given", {}).get("dropout", 0.0) > 0)
         with seeded("cora step", self.seed, step, distributed.rank(), device=self.device):
@@ -190,9 +191,10 @@ class Recommender(LightningModule):
             self.diverged = True
             self.trainer.should_stop = True
             log.warning("WARNING: the loss is not finite at step %d: training ends here; lower lr", step)
-            return None
+            # A step without a loss is skipped; among several processes Lightning has none: one without gradients is.
+            return None if world == 1 else torch.zeros((), device=self.device, requires_grad=True)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(mine))
-        return loss
+        return loss * (len(mine) * world / len(places))  # the mean over processes is that over rows
 
     def on_after_backward(self) -> None:
         if self.device_mesh is not None:  # every process has the adapter whole

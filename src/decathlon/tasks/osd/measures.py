@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from decathlon.tasks.osd.optimizers.parameters import upright, working_dtype
-from decathlon.tasks.osd.optimizers.shards import whole
+from decathlon.tasks.osd.optimizers.shards import is_sharded, whole, whole_bytes
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -27,15 +27,19 @@ def tensors(value: Any) -> Iterator[Tensor]:
 def state_bytes(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None = None) -> int:
     """Bytes of the state of an optimizer, of some of its parameters or of all, over distinct storages.
 
-    A view counts with all that it keeps alive. Works on the meta device too.
+    A view counts with all that it keeps alive. Works on the meta device too. Where weights are shared out among
+    processes: of all of these together, and once what each of them has.
     """
-    chosen = optimizer.state.values() if parameters is None else [optimizer.state[p] for p in parameters]
-    storages = {}
-    for state in chosen:
-        for tensor in tensors(dict(state)):
+    total, storages = 0, {}
+    for p in optimizer.state if parameters is None else parameters:
+        state = dict(optimizer.state[p])
+        if is_sharded(p):
+            total += whole_bytes(state, p)
+            continue
+        for tensor in tensors(state):
             storage = tensor.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
+    return total + sum(storages.values())
 
 
 def orthonormality_error(projection: Tensor) -> float:

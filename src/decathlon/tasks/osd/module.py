@@ -148,9 +148,18 @@ class LanguageModelling(LightningModule):
         if self._step_began is None:
             self._step_began = time.perf_counter()
         loss: Tensor = self.model(input_ids=batch["ids"], labels=batch["labels"]).loss
-        self._parts.append(loss.detach().float())
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["ids"]))
+        loss = loss * self._weight(batch)
+        self._parts.append(loss.detach().float())
         return loss
+
+    def _weight(self, batch: Batch) -> float:
+        """What this process's loss counts in the mean over processes: its share of the tokens."""
+        world = distributed.world_size()
+        if self.data.packing != "documents" and self.data.batch_size % world == 0:
+            return 1.0
+        mine = int((batch["labels"][:, 1:] != IGNORED).sum())
+        return mine * world / distributed.total(mine, self.device)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -38,7 +38,8 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     P, its own optimizer's state and all that is computed are float32 for weights in half precision.
 
     Weights may be shared out among processes (FSDP2, ``decathlon.tasks.osd.shard``): moments then are too, and
-    ``state_dict`` and ``load_state_dict``, which every process calls, have whole tensors as without.
+    ``state_dict`` and ``load_state_dict``, which every process calls, have whole tensors as without; the first process
+    alone gets them.
 
     Args:
         params: as for any optimizer; a group with ``rank`` is projected (``low_rank_groups`` makes them).
@@ -258,18 +259,26 @@ class ProjectedOptimizer(torch.optim.Optimizer):
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch, with whole tensors where weights are shared out among processes: all of them must call it."""
+        """As in torch; where weights are shared out, whole tensors on the CPU of the first process, none in others.
+
+        All processes must call it.
+        """
         found = super().state_dict()
         ours = [p for group in self.param_groups for p in group["params"]]
         return {**found, "state": {index: gathered(state, ours[index]) for index, state in found["state"].items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but every tensor keeps its dtype: float32 beside weights in half precision, codes as bytes."""
-        super().load_state_dict(state_dict)
+        """As in torch, but every tensor keeps its dtype: float32 beside weights in half precision, codes as bytes.
+
+        Of whole tensors each process takes its part where weights are shared out.
+        """
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         ours = [p for group in self.param_groups for p in group["params"]]
+        # torch itself says what is wrong where the numbers of parameters differ.
+        parts = {i: cut(state_dict["state"][i], p) for i, p in zip(saved, ours) if i in state_dict["state"]}
+        super().load_state_dict({**state_dict, "state": {**state_dict["state"], **parts}})
         for index, p in zip(saved, ours):
-            for name, value in cut(state_dict["state"].get(index, {}), p).items():
+            for name, value in parts.get(index, {}).items():
                 if isinstance(value, Tensor):
                     self.state[p][name] = value.detach().to(p.device, copy=True)
 

@@ -53,8 +53,8 @@ def _over_processes(norms: list[float], gradients: list[Tensor]) -> list[float]:
     """The norms of whole gradients from those of this process's parts, in one sum for all."""
     places = [place for place, gradient in enumerate(gradients) if is_sharded(gradient)]
     first = gradients[places[0]]
-    squares = torch.tensor([norms[place] ** 2 for place in places], dtype=torch.float64, device=local(first).device)
-    for place, square in zip(places, summed(squares, first).tolist()):
+    mine = torch.tensor([norms[place] for place in places], dtype=torch.float64, device=local(first).device)
+    for place, square in zip(places, summed(mine.square(), first).tolist()):
         norms[place] = math.sqrt(square)
     return norms
 

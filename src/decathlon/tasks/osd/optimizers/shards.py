@@ -76,20 +76,23 @@ def summed(value: Tensor, p: Any) -> Tensor:
 
 
 def gathered(state: dict[str, Any], p: Tensor) -> dict[str, Any]:
-    """A parameter's state with whole tensors: moments are shared out as their weight is, all else is in every process.
+    """A parameter's state with whole tensors, on the CPU of the first process that shares it; empty in the others.
 
-    Every process must take part.
+    Every process must take part. Moments are shared out as their weight is, all else is in every process.
     """
     if not is_sharded(p):
         return state
     from torch.distributed.tensor import DTensor, Shard
 
-    found = dict(state)
-    for name in _cut(state):
-        shape, dimension = _moments(state, p)
-        stride = torch.empty(shape, device="meta").stride()
-        part = DTensor.from_local(found[name], p.device_mesh, [Shard(dimension)], shape=shape, stride=stride)  # type: ignore[attr-defined]
-        found[name] = whole(part)
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        if name in _cut(state):
+            shape, dimension = _moments(state, p)
+            stride = torch.empty(shape, device="meta").stride()
+            part = DTensor.from_local(value, p.device_mesh, [Shard(dimension)], shape=shape, stride=stride)  # type: ignore[attr-defined]
+            value = whole(part)
+        if p.device_mesh.get_local_rank() == 0:  # type: ignore[attr-defined]
+            found[name] = value.cpu() if isinstance(value, Tensor) else value
     return found
 
 
@@ -115,3 +118,10 @@ def _moments(state: dict[str, Any], p: Tensor) -> tuple[torch.Size, int]:
     if "projection" in state:
         return torch.Size((state["projection"].shape[1], max(p.shape))), 1
     return p.shape, side(p.shape)
+
+
+def whole_bytes(state: dict[str, Any], p: Tensor) -> int:
+    """Bytes of a sharded parameter's state in all processes together, of what is in every process once."""
+    moments = _cut(state)
+    size = sum(v.numel() * v.element_size() for k, v in state.items() if isinstance(v, Tensor) and k not in moments)
+    return size + sum(_moments(state, p)[0].numel() * state[name].element_size() for name in moments)
